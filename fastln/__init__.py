@@ -1,0 +1,20 @@
+"""fastln: fast, accurate and reproducible layer normalization on the CPU, for NumPy arrays."""
+
+from fastln._config import show_config
+from fastln._dispatch import available_isas, get_isa, set_isa
+from fastln._layer_norm import layer_norm, layer_norm_forward
+from fastln._threads import get_num_threads, set_num_threads, threads
+from fastln._version import __version__
+
+__all__ = [
+    "__version__",
+    "available_isas",
+    "get_isa",
+    "get_num_threads",
+    "layer_norm",
+    "layer_norm_forward",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]

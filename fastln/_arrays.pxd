@@ -1,0 +1,47 @@
+"""What arrays mean to the kernels: rows of memory, at a constant stride."""
+
+cimport numpy as cnp
+
+
+# A float32 or float64 array seen as `rows` rows of `cols` contiguous elements, `stride` elements apart.
+cdef struct Rows:
+    void* data
+    Py_ssize_t rows
+    Py_ssize_t cols
+    Py_ssize_t stride
+
+
+# The usual case. Only C-API macros on exact ndarrays: anything else is for the functions below to explain or convert.
+
+cdef inline bint is_plain(object a, int type_num) noexcept:
+    """Exact ndarray of this type: native, aligned, C-contiguous."""
+    return cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(a) == type_num and cnp.PyArray_ISCARRAY_RO(a)
+
+
+cdef inline bint has_shape(object a, int ndim, const cnp.npy_intp* shape) noexcept:
+    cdef int i
+    if cnp.PyArray_NDIM(a) != ndim:
+        return False
+    for i in range(ndim):
+        if cnp.PyArray_DIMS(a)[i] != shape[i]:
+            return False
+    return True
+
+
+cdef inline bint ranges_overlap(object a, object b) noexcept:
+    """Whether two C-contiguous arrays share memory."""
+    cdef char* a_data = <char*> cnp.PyArray_DATA(a)
+    cdef char* b_data = <char*> cnp.PyArray_DATA(b)
+    return a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
+
+
+# Everything else. These raise TypeError and ValueError; none of them writes to an argument.
+
+cdef object as_floats(str name, object value)
+cdef int normalized_ndim(object x, object normalized_shape) except -1
+cdef object as_parameter(str name, object value, object x, int ndim)
+cdef double as_eps(object eps) except -1
+cdef object check_out(object out, object x)
+cdef bint find_rows(object a, int ndim, Rows* rows) except -1
+cdef object with_rows(object a, int ndim)
+cdef bint may_share_rows(object a, object b, int ndim) except -1

@@ -1,0 +1,87 @@
+"""Build of the extension modules: the only file that knows compilers."""
+
+import os
+import sys
+import tempfile
+from glob import glob
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Baseline flags for everything: the kernels choose their instruction set in the source (src/target.h).
+# -ffp-contract=off: a fused multiply-add only where it is written, so that all ISAs round alike.
+CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
+LINK_FLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"] if sys.platform.startswith("linux") else []
+STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror"]  # FASTLN_STRICT=1
+OPENMP_FLAG = "-fopenmp"
+
+
+def compiles(compiler, flag: str) -> bool:
+    """Whether the compiler builds and links a small program with the flag."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = os.path.join(folder, "probe.cpp")
+        with open(source, "w") as file:
+            file.write("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = compiler.compile([source], output_dir=folder, extra_postargs=[flag])
+            compiler.link_executable(objects, os.path.join(folder, "probe"), extra_postargs=[flag])
+        except Exception:
+            return False
+    return True
+
+
+class Build(build_ext):
+    """build_ext that leaves OpenMP out where it is refused (FASTLN_OPENMP=0) or not there, and records the facts."""
+
+    def build_extensions(self):
+        """Complete the flags of each extension, then build as usual."""
+        wanted = os.environ.get("FASTLN_OPENMP", "1") != "0"
+        openmp = [OPENMP_FLAG] if wanted and compiles(self.compiler, OPENMP_FLAG) else []
+        if wanted and not openmp:
+            print(f"fastln: the compiler does not take {OPENMP_FLAG}; this build runs on one thread", file=sys.stderr)
+        flags = CXX_FLAGS + HARDENING + openmp + (STRICT_FLAGS if os.environ.get("FASTLN_STRICT") == "1" else [])
+        for extension in self.extensions:
+            extension.extra_compile_args += flags
+            extension.extra_link_args += openmp + LINK_FLAGS
+            extension.define_macros += [("FLN_BUILD_FLAGS", f'"{" ".join(flags)}"')]
+        self.parallel = self.parallel or os.cpu_count()
+        super().build_extensions()
+
+
+def extension(name: str, sources: tuple[str, ...] = ()) -> Extension:
+    """One module of the package; `sources` are linked into it."""
+    return Extension(
+        f"fastln.{name}",
+        [f"fastln/{name}.pyx", *sources],
+        include_dirs=["src", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        depends=sorted(glob("src/**/*.h", recursive=True) + glob("fastln/*.pxd")),
+        language="c++",
+    )
+
+
+# The kernels are linked into one module; the others reach them by cimport.
+EXTENSIONS = [
+    extension("_dispatch", tuple(sorted(glob("src/*.cpp")))),
+    extension("_threads"),
+    extension("_arrays"),
+    extension("_layer_norm"),
+]
+
+setup(
+    ext_modules=cythonize(
+        EXTENSIONS,
+        build_dir="build",
+        compiler_directives={
+            "language_level": "3",
+            "binding": True,
+            "embedsignature": False,
+            "boundscheck": False,
+            "wraparound": False,
+        },
+    ),
+    cmdclass={"build_ext": Build},
+)

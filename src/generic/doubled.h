@@ -1,0 +1,67 @@
+// A register twice as wide as H, made of two of them.
+//
+// Every kernel is written for virtual registers of a fixed width (vec.h), which each ISA builds out of its own by
+// doubling. So each sum runs over the same lanes in the same order everywhere, and the result has the same bits.
+#pragma once
+
+template <typename H>
+struct Doubled {
+  using T = typename H::value_type;
+  using value_type = T;
+  static constexpr int lanes = 2 * H::lanes;
+  H low, high;
+
+  static FLN_INLINE Doubled splat(T a) { return {H::splat(a), H::splat(a)}; }
+  static FLN_INLINE Doubled load(const T* p) { return {H::load(p), H::load(p + H::lanes)}; }
+
+  // Lanes below n come from memory, the others from `fill`; 0 <= n <= lanes. Memory past p + n is not touched.
+  static FLN_INLINE Doubled load_first(const T* p, ptrdiff_t n, Doubled fill) {
+    if (n < H::lanes) return {H::load_first(p, n, fill.low), fill.high};
+    return {H::load(p), H::load_first(p + H::lanes, n - H::lanes, fill.high)};
+  }
+
+  FLN_INLINE void store(T* p) const {
+    low.store(p);
+    high.store(p + H::lanes);
+  }
+
+  // Writes the lanes below n only; 0 <= n <= lanes.
+  FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
+    if (n < H::lanes) {
+      low.store_first(p, n);
+    } else {
+      low.store(p);
+      high.store_first(p + H::lanes, n - H::lanes);
+    }
+  }
+
+  // Lane i plus lane i + lanes / 2, until one is left.
+  FLN_INLINE T sum() const { return (low + high).sum(); }
+};
+
+template <typename H>
+FLN_INLINE Doubled<H> operator+(Doubled<H> a, Doubled<H> b) { return {a.low + b.low, a.high + b.high}; }
+template <typename H>
+FLN_INLINE Doubled<H> operator-(Doubled<H> a, Doubled<H> b) { return {a.low - b.low, a.high - b.high}; }
+template <typename H>
+FLN_INLINE Doubled<H> operator*(Doubled<H> a, Doubled<H> b) { return {a.low * b.low, a.high * b.high}; }
+template <typename H>
+FLN_INLINE Doubled<H> operator/(Doubled<H> a, Doubled<H> b) { return {a.low / b.low, a.high / b.high}; }
+template <typename H>
+FLN_INLINE Doubled<H> sqrt(Doubled<H> a) { return {sqrt(a.low), sqrt(a.high)}; }
+template <typename H>
+FLN_INLINE bool all_le(Doubled<H> a, Doubled<H> b) { return all_le(a.low, b.low) & all_le(a.high, b.high); }
+template <typename H>
+FLN_INLINE Doubled<H> fma(Doubled<H> a, Doubled<H> b, Doubled<H> c) {
+  return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+
+// sum() of four registers at once: transposed, they share most of the work.
+template <typename H, typename T>
+FLN_INLINE void sums_of_4(Doubled<H> a, Doubled<H> b, Doubled<H> c, Doubled<H> d, T* sums) {
+  sums_of_4(a.low + a.high, b.low + b.high, c.low + c.high, d.low + d.high, sums);
+}
+
+// The same lanes in double.
+template <typename H>
+FLN_INLINE auto widen(Doubled<H> a) -> Doubled<decltype(widen(a.low))> { return {widen(a.low), widen(a.high)}; }

@@ -1,0 +1,80 @@
+// y = (x - mean) * rstd * weight + bias over each row, rstd = 1 / sqrt(var + eps).
+// Ba, Kiros and Hinton, "Layer Normalization" (2016), arXiv:1607.06450, equation 4.
+#pragma once
+
+#include "normalize.h"
+#include "rescaled_row.h"
+
+// Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
+// push them out of L1. In between, one row after the other is one stream of loads and one of stores.
+constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 16384;  // bytes a row
+
+template <typename T, bool WEIGHT, bool BIAS>
+struct LayerNormForward {
+  const fln_layer_norm_forward_args& args;
+  const ptrdiff_t cols = args.cols;
+  const double inv_cols = 1.0 / static_cast<double>(cols);
+  const Affine<T, WEIGHT, BIAS> affine = {static_cast<const T*>(args.weight), static_cast<const T*>(args.bias)};
+
+  FLN_INLINE const T* x(ptrdiff_t row) const { return static_cast<const T*>(args.x) + row * args.x_stride; }
+  FLN_INLINE T* y(ptrdiff_t row) const { return static_cast<T*>(args.y) + row * args.y_stride; }
+  FLN_INLINE T* mean(ptrdiff_t row) const { return args.mean ? static_cast<T*>(args.mean) + row : nullptr; }
+  FLN_INLINE T* rstd(ptrdiff_t row) const { return args.rstd ? static_cast<T*>(args.rstd) + row : nullptr; }
+
+  template <int ROWS>
+  FLN_INLINE void finish(ptrdiff_t row, const Moments<T, ROWS>& m) const {
+    const RowScales<T, ROWS> scales = RowScales<T, ROWS>::of(m, args.eps);
+    if (args.mean) write(m.mean(), mean(row));
+    if (args.rstd) {
+      for (int r = 0; r < ROWS; ++r) rstd(row)[r] = scales.rstd[r];
+    }
+    normalize<ROWS>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
+  }
+
+  // A row that may be anything.
+  template <typename Row>
+  __attribute__((noinline)) void any_row(ptrdiff_t row) const {
+    const Moments<T, 1> m = centered_moments<Row>(x(row), cols, inv_cols);
+    if (is_in_range(m) || is_constant(x(row), cols)) return finish(row, m);
+    rescaled_row<Row>(x(row), y(row), cols, inv_cols, args.eps, affine, mean(row), rstd(row));
+  }
+
+  // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
+  template <typename Row>
+  __attribute__((noinline)) void rows(ptrdiff_t row, ptrdiff_t last) const {
+    const size_t size = static_cast<size_t>(cols) * sizeof(T);
+    const bool grouped = size <= GROUPS_UP_TO || size >= GROUPS_FROM;
+    for (; grouped && row + GROUP <= last; row += GROUP) {
+      const Moments<T, GROUP> m = row_moments<Row, GROUP>(x(row), args.x_stride, cols, inv_cols);
+      if (m.is_centered() & is_in_range(m)) {
+        finish(row, m);
+      } else {
+        for (int r = 0; r < GROUP; ++r) any_row<Row>(row + r);
+      }
+    }
+    for (; row < last; ++row) any_row<Row>(row);
+  }
+
+  FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
+    if (cols > STEP<T>) return rows<LongRow<T>>(first, last);
+    switch ((cols + LANES<T> - 1) / LANES<T>) {
+      case 1: return rows<ShortRow<T, 1>>(first, last);
+      case 2: return rows<ShortRow<T, 2>>(first, last);
+      case 3: return rows<ShortRow<T, 3>>(first, last);
+      default: return rows<ShortRow<T, 4>>(first, last);
+    }
+  }
+};
+
+template <typename T>
+void layer_norm_forward(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
+  if (args->weight && args->bias) {
+    LayerNormForward<T, true, true>{*args}.run(first, last);
+  } else if (args->weight) {
+    LayerNormForward<T, true, false>{*args}.run(first, last);
+  } else if (args->bias) {
+    LayerNormForward<T, false, true>{*args}.run(first, last);
+  } else {
+    LayerNormForward<T, false, false>{*args}.run(first, last);
+  }
+}

@@ -1,0 +1,195 @@
+// Mean and variance of a row, in one sweep over memory.
+//
+//   shift ~ the mean, from a sample of the row          d = x - shift
+//   lo  = sum(d) / cols                                 mean = shift + lo
+//   var = sum(d * d) / cols - lo * lo
+//
+// The mean stays a pair: shift is its value in T, lo what rounding it to T would lose, which is where layer norm
+// loses its digits when |mean| >> std. Subtracting lo * lo cancels nothing as long as shift is near the mean; where
+// it is not (2 * |lo| > std), the sweep is done again around shift + lo. That depends on the row alone.
+//
+// Sums run over 4 registers (64 float lanes) for a block of BLOCK_STEPS steps; the block's sums are then added into
+// a Total of more than T's precision, so the error does not grow with cols.
+// Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), shifted data and pairwise.
+#pragma once
+
+#include "per_row.h"
+
+constexpr int STEP_VECS = 4;
+// Adding n equal numbers one by one may lose up to 2.5 (n = 8), 3.3 (12) or 4.5 (16) units of T's roundoff, always to
+// the same side: measured with rows of two values. So few steps a block; folding one costs about 16 instructions.
+constexpr int BLOCK_STEPS = 8;
+
+template <typename T>
+constexpr ptrdiff_t STEP = STEP_VECS * LANES<T>;
+template <typename T>
+constexpr ptrdiff_t BLOCK = BLOCK_STEPS * STEP<T>;
+
+template <typename T>
+struct Sums {
+  Vec<T> d, dd;
+};
+
+template <typename T>
+FLN_INLINE Sums<T> operator+(Sums<T> a, Sums<T> b) { return {a.d + b.d, a.dd + b.dd}; }
+
+// A sum of many Vec<float>, in double.
+template <typename T>
+struct Total {
+  decltype(widen(Vec<float>())) lanes;
+
+  static FLN_INLINE Total of(Vec<float> a) { return {widen(a)}; }
+  FLN_INLINE void add(Vec<float> a) { lanes = lanes + widen(a); }
+  FLN_INLINE Vec<double> folded() const { return lanes.low + lanes.high; }
+};
+
+// A sum of many Vec<double>, as a pair: `low` collects what rounding `high` lost (Knuth's TwoSum).
+template <>
+struct Total<double> {
+  Vec<double> high, low;
+
+  static FLN_INLINE Total of(Vec<double> a) { return {a, Vec<double>::splat(0)}; }
+  FLN_INLINE void add(Vec<double> a) {
+    const Vec<double> sum = high + a;
+    const Vec<double> part = sum - high;
+    low = low + ((high - (sum - part)) + (a - part));
+    high = sum;
+  }
+  FLN_INLINE Vec<double> folded() const { return high + low; }
+};
+
+// The sums over the first COUNT registers of each step of x[0..n), n <= BLOCK, on as many accumulators as the ISA
+// has registers for; the others in a sweep of their own over the same block, which is in L1 by then.
+template <typename T, int COUNT>
+FLN_INLINE Sums<T> block_sums(const T* x, ptrdiff_t n, T shift) {
+  if constexpr (COUNT > ACCUMULATORS) {
+    constexpr ptrdiff_t half = COUNT / 2 * LANES<T>;
+    const Sums<T> low = block_sums<T, COUNT / 2>(x, n, shift);
+    return low + block_sums<T, COUNT / 2>(x + half, n - half, shift);
+  } else {
+    using Step = Vecs<T, COUNT>;
+    const Step shifts = Step::splat(shift);
+    Step d_sum = Step::splat(0), dd_sum = Step::splat(0);
+    while (n >= Step::lanes) {
+      const Step d = Step::load(x) - shifts;
+      d_sum = d_sum + d;
+      dd_sum = fma(d, d, dd_sum);
+      x += STEP<T>;
+      n -= STEP<T>;
+    }
+    if (n > 0) {  // the lanes past the end count as x == shift
+      const Step d = Step::load_first(x, n, shifts) - shifts;
+      d_sum = d_sum + d;
+      dd_sum = fma(d, d, dd_sum);
+    }
+    return {fold<T, COUNT>(d_sum), fold<T, COUNT>(dd_sum)};
+  }
+}
+
+template <typename T>
+struct LongRow {
+  using Lanes = Vec<double>;
+
+  static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
+    const Vec<T> origins = Vec<T>::splat(origin);
+    Vec<T> run[STEP_VECS];
+    for (int i = 0; i < STEP_VECS; ++i) run[i] = Vec<T>::load(x + i * (cols / STEP_VECS)) - origins;
+    return fold<STEP_VECS>(run);
+  }
+  static FLN_INLINE double inv_sample(double) { return 1.0 / STEP<T>; }
+
+  static FLN_INLINE void sums(const T* x, ptrdiff_t cols, T shift, Lanes& d_sum, Lanes& dd_sum) {
+    const Sums<T> first = block_sums<T, STEP_VECS>(x, cols < BLOCK<T> ? cols : BLOCK<T>, shift);
+    Total<T> d = Total<T>::of(first.d), dd = Total<T>::of(first.dd);
+    for (ptrdiff_t i = BLOCK<T>; i < cols; i += BLOCK<T>) {
+      const ptrdiff_t left = cols - i;
+      const Sums<T> next = block_sums<T, STEP_VECS>(x + i, left < BLOCK<T> ? left : BLOCK<T>, shift);
+      d.add(next.d);
+      dd.add(next.dd);
+    }
+    d_sum = d.folded();
+    dd_sum = dd.folded();
+  }
+};
+
+// A row of at most one step, in VECS registers. It is its own sample, and its sums need no more than T's precision.
+template <typename T, int VECS>
+struct ShortRow {
+  using Lanes = Vec<T>;
+
+  // x - center; zero in the lanes past the end.
+  static FLN_INLINE void centered(const T* x, ptrdiff_t cols, T center, Vec<T>* d) {
+    const Vec<T> centers = Vec<T>::splat(center);
+    constexpr ptrdiff_t last = (VECS - 1) * LANES<T>;
+    for (int i = 0; i < VECS - 1; ++i) d[i] = Vec<T>::load(x + i * LANES<T>) - centers;
+    d[VECS - 1] = Vec<T>::load_first(x + last, cols - last, centers) - centers;
+  }
+
+  static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
+    Vec<T> d[VECS];
+    centered(x, cols, origin, d);
+    return fold<VECS>(d);
+  }
+  static FLN_INLINE double inv_sample(double inv_cols) { return inv_cols; }
+
+  static FLN_INLINE void sums(const T* x, ptrdiff_t cols, T shift, Lanes& d_sum, Lanes& dd_sum) {
+    Vec<T> d[VECS], dd[VECS];
+    centered(x, cols, shift, d);
+    for (int i = 0; i < VECS; ++i) dd[i] = d[i] * d[i];
+    d_sum = fold<VECS>(d);
+    dd_sum = fold<VECS>(dd);
+  }
+};
+
+template <typename T, int ROWS>
+struct Moments {
+  T shift[ROWS];     // the mean, high part
+  PerRow<ROWS> lo;   // the mean, low part
+  PerRow<ROWS> var;  // biased, as layer norm has it
+
+  FLN_INLINE PerRow<ROWS> mean() const {
+    PerRow<ROWS> high;
+    read(high, shift);
+    return high + lo;
+  }
+
+  // Whether shift is near enough to the mean: |lo| <= std / 2.
+  FLN_INLINE bool is_centered() const { return all_le(lo * lo * PerRow<ROWS>::splat(4), var); }
+};
+
+// Row is how a row is read: ShortRow<T, VECS> or LongRow<T>.
+template <typename Row, int ROWS, typename T>
+FLN_INLINE void find_moments(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
+  typename Row::Lanes d[ROWS], dd[ROWS];
+  for (int r = 0; r < ROWS; ++r) Row::sums(x + r * stride, cols, m.shift[r], d[r], dd[r]);
+  const PerRow<ROWS> inv = PerRow<ROWS>::splat(inv_cols);
+  m.lo = sums_per_row<ROWS>(d) * inv;
+  m.var = sums_per_row<ROWS>(dd) * inv - m.lo * m.lo;
+}
+
+// The shift is the mean of a sample: of all the row if it is short, else of four runs spread over it, so that a trend
+// along the row does not mislead. It is taken around x[0], since then the shift of a constant row is exactly its value.
+template <typename Row, int ROWS, typename T>
+FLN_INLINE Moments<T, ROWS> row_moments(const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
+  Moments<T, ROWS> m;
+  Vec<T> lanes[ROWS];
+  T sums[ROWS];
+  for (int r = 0; r < ROWS; ++r) lanes[r] = Row::sample(x + r * stride, cols, x[r * stride]);
+  sum_rows<ROWS>(lanes, sums);
+  const T inv_sample = static_cast<T>(Row::inv_sample(inv_cols));
+  for (int r = 0; r < ROWS; ++r) m.shift[r] = x[r * stride] + sums[r] * inv_sample;
+  find_moments<Row>(m, x, stride, cols, inv_cols);
+  return m;
+}
+
+// Of one row, whatever it holds. Around the mean that the first sweep found, a second one is well centered: |lo| is
+// at most half the spacing of T there. (A third is for a row whose first sum overflowed.)
+template <typename Row, typename T>
+__attribute__((noinline)) Moments<T, 1> centered_moments(const T* x, ptrdiff_t cols, double inv_cols) {
+  Moments<T, 1> m = row_moments<Row, 1>(x, 0, cols, inv_cols);
+  for (int again = 0; again < 2 && !m.is_centered(); ++again) {
+    write(m.mean(), m.shift);
+    find_moments<Row>(m, x, 0, cols, inv_cols);
+  }
+  return m;
+}

@@ -1,0 +1,92 @@
+// Rows out of the ordinary range: squares that overflow or underflow T, NaN and Inf. Rare, so plain loops will do.
+//
+// The row is multiplied by a power of two (exact) into y, where its largest element is near 1, and normalized there
+// like any other row. With x' = 2^g x the variance and eps scale by 2^2g, so
+//
+//   x_hat = (x' - mean') / sqrt(var' + eps 2^2g)
+//
+// Where x is tiny, eps 2^2g may pass the range of double. Then 2^-f x_hat is found first, with f such that
+// eps 2^(2g - 2f) is near 1, and the factor 2^-f goes into the last operation, so that only the result is rounded.
+#pragma once
+
+#include "normalize.h"
+
+// Below this variance, the squares of float (double) may have lost bits to underflow: 2^-100 is 2^50 times the
+// smallest float (2^-960 is 2^114 times the smallest double).
+template <typename T>
+constexpr double SMALLEST_VARIANCE = 0x1p-100;
+template <>
+constexpr double SMALLEST_VARIANCE<double> = 0x1p-960;
+
+// Whether the moments of rows may be used as they are.
+template <typename T, int ROWS>
+FLN_INLINE bool is_in_range(const Moments<T, ROWS>& m) {
+  return all_le(PerRow<ROWS>::splat(SMALLEST_VARIANCE<T>), m.var) & all_le(m.var, PerRow<ROWS>::splat(DBL_MAX));
+}
+
+// A constant row has no variance and needs none.
+template <typename T>
+FLN_INLINE bool is_constant(const T* x, ptrdiff_t cols) {
+  return std::isfinite(x[0]) && std::memcmp(x, x + 1, static_cast<size_t>(cols - 1) * sizeof(T)) == 0;
+}
+
+// The largest |x|, or NaN where there is one.
+template <typename T>
+T peak_of(const T* x, ptrdiff_t cols) {
+  T peak = 0;
+  for (ptrdiff_t i = 0; i < cols; ++i) {
+    const T size = std::fabs(x[i]);
+    if (!(size <= peak)) peak = size;
+    if (std::isnan(peak)) break;
+  }
+  return peak;
+}
+
+// The exponent that brings `peak` near 1, limited so that 2^g and 2^-g are both normal numbers of T.
+template <typename T>
+int rescaling_exponent(T peak) {
+  const int most = sizeof(T) == sizeof(float) ? FLT_MAX_EXP - 2 : DBL_MAX_EXP - 2;
+  const int g = peak > 0 ? -std::ilogb(peak) : 0;
+  return g > most ? most : g < -most ? -most : g;
+}
+
+template <typename T, bool WEIGHT, bool BIAS>
+void shrink(T* y, ptrdiff_t cols, RowScales<T, 1> scale, int f, Affine<T, WEIGHT, BIAS> affine) {
+  const T half = static_cast<T>(std::ldexp(1.0, -f / 2));
+  const T rest = static_cast<T>(std::ldexp(1.0, f / 2 - f));
+  for (ptrdiff_t i = 0; i < cols; ++i) {
+    const T x_hat = ((y[i] - scale.shift[0]) * scale.rstd[0] + scale.offset[0]) * half;
+    const T scaled = WEIGHT ? x_hat * affine.weight[i] : x_hat;
+    y[i] = BIAS ? std::fma(scaled, rest, affine.bias[i]) : scaled * rest;
+  }
+}
+
+template <typename Row, typename T, bool WEIGHT, bool BIAS>
+__attribute__((noinline, cold)) void rescaled_row(const T* x, T* y, ptrdiff_t cols, double inv_cols, double eps,
+                                                  Affine<T, WEIGHT, BIAS> affine, T* mean, T* rstd) {
+  const T peak = peak_of(x, cols);
+  if (!std::isfinite(peak)) {  // one NaN or Inf makes the whole row NaN
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    for (ptrdiff_t i = 0; i < cols; ++i) y[i] = nan;
+    if (mean) *mean = nan;
+    if (rstd) *rstd = nan;
+    return;
+  }
+  const int g = rescaling_exponent(peak);
+  const T factor = static_cast<T>(std::ldexp(1.0, g));
+  for (ptrdiff_t i = 0; i < cols; ++i) y[i] = x[i] * factor;
+
+  Moments<T, 1> m = centered_moments<Row>(y, cols, inv_cols);
+  const int e = eps > 0 ? std::ilogb(eps) + 2 * g : 0;
+  const int f = e > 0 ? (e + 1) / 2 : 0;
+  m.var.v = std::ldexp(m.var.v, -2 * f);
+  const double scaled_eps = std::ldexp(eps, 2 * (g - f));
+  const RowScales<T, 1> scale = RowScales<T, 1>::of(m, scaled_eps);
+  if (f == 0) {
+    normalize<1>(y, 0, y, 0, cols, scale, affine);
+  } else {
+    shrink(y, cols, scale, f, affine);
+  }
+  if (mean) *mean = static_cast<T>(std::ldexp(m.mean().v, -g));
+  if (rstd) *rstd = static_cast<T>(std::ldexp(1.0 / std::sqrt(m.var.v + scaled_eps), g - f));
+}

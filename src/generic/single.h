@@ -1,0 +1,36 @@
+// One number in the interface of a register: the register of the scalar ISA, and what stands for a row on its own.
+#pragma once
+
+#include "doubled.h"
+
+template <typename T>
+struct Single {
+  using value_type = T;
+  static constexpr int lanes = 1;
+  T v;
+
+  static FLN_INLINE Single splat(T a) { return {a}; }
+  static FLN_INLINE Single load(const T* p) { return {*p}; }
+  static FLN_INLINE Single load_first(const T* p, ptrdiff_t n, Single fill) { return n > 0 ? load(p) : fill; }
+  FLN_INLINE void store(T* p) const { *p = v; }
+  FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
+    if (n > 0) *p = v;
+  }
+  FLN_INLINE T sum() const { return v; }
+};
+
+template <typename T>
+FLN_INLINE Single<T> operator+(Single<T> a, Single<T> b) { return {a.v + b.v}; }
+template <typename T>
+FLN_INLINE Single<T> operator-(Single<T> a, Single<T> b) { return {a.v - b.v}; }
+template <typename T>
+FLN_INLINE Single<T> operator*(Single<T> a, Single<T> b) { return {a.v * b.v}; }
+template <typename T>
+FLN_INLINE Single<T> operator/(Single<T> a, Single<T> b) { return {a.v / b.v}; }
+template <typename T>
+FLN_INLINE Single<T> sqrt(Single<T> a) { return {std::sqrt(a.v)}; }
+template <typename T>
+FLN_INLINE bool all_le(Single<T> a, Single<T> b) { return a.v <= b.v; }
+template <typename T>
+FLN_INLINE Single<T> fma(Single<T> a, Single<T> b, Single<T> c) { return {a.v * b.v + c.v}; }
+FLN_INLINE Single<double> widen(Single<float> a) { return {a.v}; }

@@ -1,0 +1,94 @@
+// AVX-512 (F, BW, DQ, VL), 512 bits: the native register is the virtual one.
+#pragma once
+
+#include "x86_256.h"
+
+FLN_INLINE __mmask16 first_lanes(ptrdiff_t n) { return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(n))); }
+
+struct F32x16 {
+  using value_type = float;
+  static constexpr int lanes = 16;
+  __m512 v;
+
+  static FLN_INLINE F32x16 splat(float a) { return {_mm512_set1_ps(a)}; }
+  static FLN_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static FLN_INLINE F32x16 load_first(const float* p, ptrdiff_t n, F32x16 fill) {
+    return {_mm512_mask_loadu_ps(fill.v, first_lanes(n), p)};
+  }
+  FLN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+  FLN_INLINE float sum() const {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
+};
+
+struct F64x8 {
+  using value_type = double;
+  static constexpr int lanes = 8;
+  __m512d v;
+
+  static FLN_INLINE F64x8 splat(double a) { return {_mm512_set1_pd(a)}; }
+  static FLN_INLINE F64x8 load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static FLN_INLINE F64x8 load_first(const double* p, ptrdiff_t n, F64x8 fill) {
+    return {_mm512_mask_loadu_pd(fill.v, static_cast<__mmask8>(first_lanes(n)), p)};
+  }
+  FLN_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(n)), v);
+  }
+  FLN_INLINE double sum() const {
+    const __m256d half = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+    return sum_of_2(_mm_add_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1)));
+  }
+};
+
+FLN_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+FLN_INLINE F64x8 operator+(F64x8 a, F64x8 b) { return {_mm512_add_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 operator-(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 operator*(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 fma(F64x8 a, F64x8 b, F64x8 c) {
+  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+}
+
+// The four sums, in the order of sum(), by transposing rather than one after the other.
+FLN_INLINE void sums_of_4(F32x16 a, F32x16 b, F32x16 c, F32x16 d, float* sums) {
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xee));
+  __m512 abcd = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  abcd = _mm512_add_ps(abcd, _mm512_shuffle_ps(abcd, abcd, 0x4e));
+  abcd = _mm512_add_ps(abcd, _mm512_shuffle_ps(abcd, abcd, 0xb1));
+  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+  _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, abcd)));
+}
+FLN_INLINE void sums_of_4(F64x8 a, F64x8 b, F64x8 c, F64x8 d, double* sums) {
+  const __m512d ab = _mm512_add_pd(_mm512_shuffle_f64x2(a.v, b.v, 0x44), _mm512_shuffle_f64x2(a.v, b.v, 0xee));
+  const __m512d cd = _mm512_add_pd(_mm512_shuffle_f64x2(c.v, d.v, 0x44), _mm512_shuffle_f64x2(c.v, d.v, 0xee));
+  __m512d abcd = _mm512_add_pd(_mm512_shuffle_f64x2(ab, cd, 0x88), _mm512_shuffle_f64x2(ab, cd, 0xdd));
+  abcd = _mm512_add_pd(abcd, _mm512_permute_pd(abcd, 0x55));
+  const __m512i first = _mm512_setr_epi64(0, 2, 4, 6, 0, 2, 4, 6);
+  _mm256_storeu_pd(sums, _mm512_castpd512_pd256(_mm512_permutexvar_pd(first, abcd)));
+}
+
+FLN_INLINE Doubled<F64x8> widen(F32x16 a) {
+  return {{_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}, {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}};
+}
+
+template <typename T>
+struct NativeOf;
+template <>
+struct NativeOf<float> {
+  using type = F32x16;
+};
+template <>
+struct NativeOf<double> {
+  using type = F64x8;
+};
+using Quad = F64x4;
+
+constexpr int ACCUMULATORS = 4;

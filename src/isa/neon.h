@@ -1,0 +1,100 @@
+// AArch64 Advanced SIMD, 128 bits, with fused multiply-add.
+#pragma once
+
+#include "../generic/doubled.h"
+
+struct F32x4 {
+  using value_type = float;
+  static constexpr int lanes = 4;
+  float32x4_t v;
+
+  static FLN_INLINE F32x4 splat(float a) { return {vdupq_n_f32(a)}; }
+  static FLN_INLINE F32x4 load(const float* p) { return {vld1q_f32(p)}; }
+  static FLN_INLINE F32x4 load_first(const float* p, ptrdiff_t n, F32x4 fill) {
+    float lane[lanes];
+    fill.store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = p[i];
+    return load(lane);
+  }
+  FLN_INLINE void store(float* p) const { vst1q_f32(p, v); }
+  FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
+    float lane[lanes];
+    store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = lane[i];
+  }
+  FLN_INLINE float sum() const {  // lane i plus lane i + 2, then the two that are left
+    const float32x2_t half = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+    return vget_lane_f32(vpadd_f32(half, half), 0);
+  }
+};
+
+struct F64x2 {
+  using value_type = double;
+  static constexpr int lanes = 2;
+  float64x2_t v;
+
+  static FLN_INLINE F64x2 splat(double a) { return {vdupq_n_f64(a)}; }
+  static FLN_INLINE F64x2 load(const double* p) { return {vld1q_f64(p)}; }
+  static FLN_INLINE F64x2 load_first(const double* p, ptrdiff_t n, F64x2 fill) {
+    return n >= lanes ? load(p) : n > 0 ? F64x2{vsetq_lane_f64(*p, fill.v, 0)} : fill;
+  }
+  FLN_INLINE void store(double* p) const { vst1q_f64(p, v); }
+  FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
+    if (n >= lanes) {
+      store(p);
+    } else if (n > 0) {
+      *p = vgetq_lane_f64(v, 0);
+    }
+  }
+  FLN_INLINE double sum() const { return vpaddd_f64(v); }
+};
+
+FLN_INLINE F32x4 operator+(F32x4 a, F32x4 b) { return {vaddq_f32(a.v, b.v)}; }
+FLN_INLINE F32x4 operator-(F32x4 a, F32x4 b) { return {vsubq_f32(a.v, b.v)}; }
+FLN_INLINE F32x4 operator*(F32x4 a, F32x4 b) { return {vmulq_f32(a.v, b.v)}; }
+FLN_INLINE F32x4 fma(F32x4 a, F32x4 b, F32x4 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+FLN_INLINE F64x2 operator+(F64x2 a, F64x2 b) { return {vaddq_f64(a.v, b.v)}; }
+FLN_INLINE F64x2 operator-(F64x2 a, F64x2 b) { return {vsubq_f64(a.v, b.v)}; }
+FLN_INLINE F64x2 operator*(F64x2 a, F64x2 b) { return {vmulq_f64(a.v, b.v)}; }
+FLN_INLINE F64x2 operator/(F64x2 a, F64x2 b) { return {vdivq_f64(a.v, b.v)}; }
+FLN_INLINE F64x2 sqrt(F64x2 a) { return {vsqrtq_f64(a.v)}; }
+FLN_INLINE bool all_le(F64x2 a, F64x2 b) {
+  const uint64x2_t le = vcleq_f64(a.v, b.v);
+  return (vgetq_lane_u64(le, 0) & vgetq_lane_u64(le, 1)) != 0;
+}
+FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) {
+  return {vfmaq_f64(c.v, a.v, b.v)};
+}
+
+// The four sums, in the order of sum().
+FLN_INLINE float32x2_t halves(F32x4 a) { return vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v)); }
+FLN_INLINE void sums_of_4(F32x4 a, F32x4 b, F32x4 c, F32x4 d, float* sums) {
+  vst1q_f32(sums, vcombine_f32(vpadd_f32(halves(a), halves(b)), vpadd_f32(halves(c), halves(d))));
+}
+FLN_INLINE void sums_of_4(F64x2 a, F64x2 b, F64x2 c, F64x2 d, double* sums) {
+  vst1q_f64(sums, vpaddq_f64(a.v, b.v));
+  vst1q_f64(sums + 2, vpaddq_f64(c.v, d.v));
+}
+
+FLN_INLINE Doubled<F64x2> widen(F32x4 a) {
+  return {{vcvt_f64_f32(vget_low_f32(a.v))}, {vcvt_high_f64_f32(a.v)}};
+}
+FLN_INLINE Doubled<F64x2> load_widened(const float* p) { return widen(F32x4::load(p)); }
+FLN_INLINE void store_narrowed(Doubled<F64x2> a, float* p) {
+  vst1q_f32(p, vcvt_high_f32_f64(vcvt_f32_f64(a.low.v), a.high.v));
+}
+
+template <typename T>
+struct NativeOf;
+template <>
+struct NativeOf<float> {
+  using type = F32x4;
+};
+template <>
+struct NativeOf<double> {
+  using type = F64x2;
+};
+using Quad = Doubled<F64x2>;
+
+// 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
+constexpr int ACCUMULATORS = 2;

@@ -1,0 +1,29 @@
+// Plain C++, one element a register.
+#pragma once
+
+#include "../generic/single.h"
+
+template <typename T>
+FLN_INLINE void sums_of_4(Single<T> a, Single<T> b, Single<T> c, Single<T> d, T* sums) {
+  sums[0] = a.v;
+  sums[1] = b.v;
+  sums[2] = c.v;
+  sums[3] = d.v;
+}
+
+using Quad = Doubled<Doubled<Single<double>>>;
+
+FLN_INLINE Quad load_widened(const float* p) { return {{{p[0]}, {p[1]}}, {{p[2]}, {p[3]}}}; }
+FLN_INLINE void store_narrowed(Quad a, float* p) {
+  p[0] = static_cast<float>(a.low.low.v);
+  p[1] = static_cast<float>(a.low.high.v);
+  p[2] = static_cast<float>(a.high.low.v);
+  p[3] = static_cast<float>(a.high.high.v);
+}
+
+template <typename T>
+struct NativeOf {
+  using type = Single<T>;
+};
+
+constexpr int ACCUMULATORS = 1;

@@ -1,0 +1,96 @@
+// x86-64's baseline, 128 bits. There is no fused multiply-add: results are as accurate, but have their own last bits.
+#pragma once
+
+#include "../generic/doubled.h"
+#include "x86_sums.h"
+
+struct F32x4 {
+  using value_type = float;
+  static constexpr int lanes = 4;
+  __m128 v;
+
+  static FLN_INLINE F32x4 splat(float a) { return {_mm_set1_ps(a)}; }
+  static FLN_INLINE F32x4 load(const float* p) { return {_mm_loadu_ps(p)}; }
+  static FLN_INLINE F32x4 load_first(const float* p, ptrdiff_t n, F32x4 fill) {
+    float lane[lanes];
+    fill.store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = p[i];
+    return load(lane);
+  }
+  FLN_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
+  FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
+    float lane[lanes];
+    store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = lane[i];
+  }
+  FLN_INLINE float sum() const { return sum_of_4(v); }
+};
+
+struct F64x2 {
+  using value_type = double;
+  static constexpr int lanes = 2;
+  __m128d v;
+
+  static FLN_INLINE F64x2 splat(double a) { return {_mm_set1_pd(a)}; }
+  static FLN_INLINE F64x2 load(const double* p) { return {_mm_loadu_pd(p)}; }
+  static FLN_INLINE F64x2 load_first(const double* p, ptrdiff_t n, F64x2 fill) {
+    return n >= lanes ? load(p) : n > 0 ? F64x2{_mm_loadl_pd(fill.v, p)} : fill;
+  }
+  FLN_INLINE void store(double* p) const { _mm_storeu_pd(p, v); }
+  FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
+    if (n >= lanes) {
+      store(p);
+    } else if (n > 0) {
+      _mm_storel_pd(p, v);
+    }
+  }
+  FLN_INLINE double sum() const { return sum_of_2(v); }
+};
+
+FLN_INLINE F32x4 operator+(F32x4 a, F32x4 b) { return {_mm_add_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 operator-(F32x4 a, F32x4 b) { return {_mm_sub_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 operator*(F32x4 a, F32x4 b) { return {_mm_mul_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 fma(F32x4 a, F32x4 b, F32x4 c) {
+  return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)};
+}
+FLN_INLINE F64x2 operator+(F64x2 a, F64x2 b) { return {_mm_add_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 operator-(F64x2 a, F64x2 b) { return {_mm_sub_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 operator*(F64x2 a, F64x2 b) { return {_mm_mul_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 operator/(F64x2 a, F64x2 b) { return {_mm_div_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 sqrt(F64x2 a) { return {_mm_sqrt_pd(a.v)}; }
+FLN_INLINE bool all_le(F64x2 a, F64x2 b) { return _mm_movemask_pd(_mm_cmple_pd(a.v, b.v)) == 3; }
+FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) {
+  return {_mm_add_pd(_mm_mul_pd(a.v, b.v), c.v)};
+}
+
+// The four sums, in the order of sum(), by transposing rather than one after the other.
+FLN_INLINE void sums_of_4(F32x4 a, F32x4 b, F32x4 c, F32x4 d, float* sums) {
+  _MM_TRANSPOSE4_PS(a.v, b.v, c.v, d.v);
+  _mm_storeu_ps(sums, _mm_add_ps(_mm_add_ps(a.v, c.v), _mm_add_ps(b.v, d.v)));
+}
+FLN_INLINE void sums_of_4(F64x2 a, F64x2 b, F64x2 c, F64x2 d, double* sums) {
+  _mm_storeu_pd(sums, _mm_add_pd(_mm_unpacklo_pd(a.v, b.v), _mm_unpackhi_pd(a.v, b.v)));
+  _mm_storeu_pd(sums + 2, _mm_add_pd(_mm_unpacklo_pd(c.v, d.v), _mm_unpackhi_pd(c.v, d.v)));
+}
+
+FLN_INLINE Doubled<F64x2> widen(F32x4 a) {
+  return {{_mm_cvtps_pd(a.v)}, {_mm_cvtps_pd(_mm_movehl_ps(a.v, a.v))}};
+}
+FLN_INLINE Doubled<F64x2> load_widened(const float* p) { return widen(F32x4::load(p)); }
+FLN_INLINE void store_narrowed(Doubled<F64x2> a, float* p) {
+  _mm_storeu_ps(p, _mm_movelh_ps(_mm_cvtpd_ps(a.low.v), _mm_cvtpd_ps(a.high.v)));
+}
+
+template <typename T>
+struct NativeOf;
+template <>
+struct NativeOf<float> {
+  using type = F32x4;
+};
+template <>
+struct NativeOf<double> {
+  using type = F64x2;
+};
+using Quad = Doubled<F64x2>;
+
+constexpr int ACCUMULATORS = 1;

@@ -1,0 +1,85 @@
+// Registers of 256 bits, with FMA: those of AVX2, and half of AVX-512's.
+#pragma once
+
+#include "../generic/doubled.h"
+#include "x86_sums.h"
+
+FLN_INLINE __m256i first_lanes_f32(ptrdiff_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FLN_INLINE __m256i first_lanes_f64(ptrdiff_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+
+struct F32x8 {
+  using value_type = float;
+  static constexpr int lanes = 8;
+  __m256 v;
+
+  static FLN_INLINE F32x8 splat(float a) { return {_mm256_set1_ps(a)}; }
+  static FLN_INLINE F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static FLN_INLINE F32x8 load_first(const float* p, ptrdiff_t n, F32x8 fill) {
+    const __m256i mask = first_lanes_f32(n);
+    return {_mm256_blendv_ps(fill.v, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask))};
+  }
+  FLN_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm256_maskstore_ps(p, first_lanes_f32(n), v); }
+  FLN_INLINE float sum() const {
+    return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+  }
+};
+
+struct F64x4 {
+  using value_type = double;
+  static constexpr int lanes = 4;
+  __m256d v;
+
+  static FLN_INLINE F64x4 splat(double a) { return {_mm256_set1_pd(a)}; }
+  static FLN_INLINE F64x4 load(const double* p) { return {_mm256_loadu_pd(p)}; }
+  static FLN_INLINE F64x4 load_first(const double* p, ptrdiff_t n, F64x4 fill) {
+    const __m256i mask = first_lanes_f64(n);
+    return {_mm256_blendv_pd(fill.v, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask))};
+  }
+  FLN_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  FLN_INLINE void store_first(double* p, ptrdiff_t n) const { _mm256_maskstore_pd(p, first_lanes_f64(n), v); }
+  FLN_INLINE double sum() const {
+    return sum_of_2(_mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1)));
+  }
+};
+
+FLN_INLINE F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) {
+  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+FLN_INLINE F64x4 operator+(F64x4 a, F64x4 b) { return {_mm256_add_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 operator-(F64x4 a, F64x4 b) { return {_mm256_sub_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 operator*(F64x4 a, F64x4 b) { return {_mm256_mul_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 operator/(F64x4 a, F64x4 b) { return {_mm256_div_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 sqrt(F64x4 a) { return {_mm256_sqrt_pd(a.v)}; }
+FLN_INLINE bool all_le(F64x4 a, F64x4 b) { return _mm256_movemask_pd(_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)) == 15; }
+FLN_INLINE F64x4 fma(F64x4 a, F64x4 b, F64x4 c) {
+  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
+}
+
+// The four sums, in the order of sum(), by transposing rather than one after the other.
+FLN_INLINE void sums_of_4(F32x8 a, F32x8 b, F32x8 c, F32x8 d, float* sums) {
+  const __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a.v, b.v, 0x20), _mm256_permute2f128_ps(a.v, b.v, 0x31));
+  const __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(c.v, d.v, 0x20), _mm256_permute2f128_ps(c.v, d.v, 0x31));
+  const __m256 acbd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m256 ac_bd = _mm256_add_ps(_mm256_shuffle_ps(acbd, acbd, 0x88), _mm256_shuffle_ps(acbd, acbd, 0xdd));
+  _mm_storeu_ps(sums, _mm_unpacklo_ps(_mm256_castps256_ps128(ac_bd), _mm256_extractf128_ps(ac_bd, 1)));
+}
+FLN_INLINE void sums_of_4(F64x4 a, F64x4 b, F64x4 c, F64x4 d, double* sums) {
+  const __m256d ab = _mm256_add_pd(_mm256_permute2f128_pd(a.v, b.v, 0x20), _mm256_permute2f128_pd(a.v, b.v, 0x31));
+  const __m256d cd = _mm256_add_pd(_mm256_permute2f128_pd(c.v, d.v, 0x20), _mm256_permute2f128_pd(c.v, d.v, 0x31));
+  const __m256d acbd = _mm256_add_pd(_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+  _mm256_storeu_pd(sums, _mm256_permute4x64_pd(acbd, 0xd8));
+}
+
+FLN_INLINE F64x4 load_widened(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+FLN_INLINE void store_narrowed(F64x4 a, float* p) { _mm_storeu_ps(p, _mm256_cvtpd_ps(a.v)); }
+FLN_INLINE Doubled<F64x4> widen(F32x8 a) {
+  return {{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}, {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}};
+}

@@ -1,0 +1,13 @@
+#if defined(__x86_64__)
+#include "fastln.h"
+#include "target.h"
+
+FLN_TARGET_BEGIN("avx2,fma,f16c,bmi2")
+namespace {
+#include "isa/avx2.h"
+#include "generic/layer_norm_forward.h"
+}  // namespace
+FLN_TARGET_END
+
+extern "C" const fln_kernels fln_kernels_avx2 = {"avx2", layer_norm_forward<float>, layer_norm_forward<double>};
+#endif

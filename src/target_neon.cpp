@@ -1,0 +1,11 @@
+#if defined(__aarch64__)
+#include "fastln.h"
+#include "target.h"
+
+namespace {
+#include "isa/neon.h"
+#include "generic/layer_norm_forward.h"
+}  // namespace
+
+extern "C" const fln_kernels fln_kernels_neon = {"neon", layer_norm_forward<float>, layer_norm_forward<double>};
+#endif

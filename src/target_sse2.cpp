@@ -1,0 +1,13 @@
+#if defined(__x86_64__)
+#include "fastln.h"
+#include "target.h"
+
+FLN_TARGET_BEGIN("sse2")
+namespace {
+#include "isa/sse2.h"
+#include "generic/layer_norm_forward.h"
+}  // namespace
+FLN_TARGET_END
+
+extern "C" const fln_kernels fln_kernels_sse2 = {"sse2", layer_norm_forward<float>, layer_norm_forward<double>};
+#endif
