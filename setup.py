@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 # Baseline flags for everything: the kernels choose their instruction set in the source (src/target.h).
 # -ffp-contract=off: a fused multiply-add only where it is written, so that all ISAs round alike.
-CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
 LINK_FLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"] if sys.platform.startswith("linux") else []
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror"]  # FASTLN_STRICT=1
@@ -41,7 +41,10 @@ class Build(build_ext):
         wanted = os.environ.get("FASTLN_OPENMP", "1") != "0"
         openmp = [OPENMP_FLAG] if wanted and compiles(self.compiler, OPENMP_FLAG) else []
         if wanted and not openmp:
-            print(f"fastln: the compiler does not take {OPENMP_FLAG}; this build runs on one thread", file=sys.stderr)
+            print(
+                f"fastln: the compiler does not take {OPENMP_FLAG}; this build runs on one thread",
+                file=sys.stderr,
+            )
         flags = CXX_FLAGS + HARDENING + openmp + (STRICT_FLAGS if os.environ.get("FASTLN_STRICT") == "1" else [])
         for extension in self.extensions:
             extension.extra_compile_args += flags
@@ -79,8 +82,7 @@ setup(
             "language_level": "3",
             "binding": True,
             "embedsignature": False,
-            "boundscheck": False,
-            "wraparound": False,
+            "annotation_typing": False,
         },
     ),
     cmdclass={"build_ext": Build},

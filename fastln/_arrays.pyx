@@ -25,9 +25,8 @@ cdef object as_floats(str name, object value):
     else:
         try:
             array = np.asarray(value)
-        except (ValueError, TypeError) as error:
-            raise TypeError(f"{name} must be an array of float32 or float64, got {type(value).__name__} ({error})") \
-                from None
+        except ValueError as error:
+            raise ValueError(f"{name} must be a rectangular array, got {type(value).__name__} ({error})") from None
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(f"{name} must be an array without a mask, got {type(value).__name__}")
     if array.dtype.newbyteorder("=") not in _FLOATS:
@@ -63,7 +62,7 @@ cdef tuple _as_shape(object value):
     except TypeError:
         pass
     try:
-        if isinstance(value, (str, bytes)):
+        if not isinstance(value, (tuple, list)):
             raise TypeError
         return tuple(operator.index(size) for size in value)
     except TypeError:
@@ -84,7 +83,11 @@ cdef object as_parameter(str name, object value, object x, int ndim):
 cdef double as_eps(object eps) except -1:
     if isinstance(eps, np.ndarray) or isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
         raise TypeError(f"eps must be a real number >= 0, got {eps!r}")
-    cdef double value = float(eps)
+    cdef double value
+    try:
+        value = float(eps)
+    except OverflowError:
+        value = math.inf
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"eps must be finite and >= 0, got {eps!r}")
     return value

@@ -16,15 +16,15 @@ def config() -> dict[str, Any]:
     """Everything that a bug report should hold, as plain Python values."""
     openmp = _threads.openmp_version()
     return {
-        "version": {
-            "fastln": __version__,
+        "version": __version__,
+        "platform": {
+            "system": platform.platform(),
+            "cpu": _cpu_name(),
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "platform": platform.platform(),
         },
         "build": {**_dispatch.build_info(), "openmp": openmp or None},
         "runtime": {
-            "cpu": _cpu_name(),
             "isa": _dispatch.get_isa(),
             "isa_reason": _dispatch.isa_reason(),
             "available_isas": list(_dispatch.available_isas()),
@@ -45,10 +45,12 @@ def show_config() -> None:
     print(as_text(config()))
 
 
-def as_text(facts: Mapping[str, Mapping[str, Any]]) -> str:
+def as_text(facts: Mapping[str, Any]) -> str:
     """The facts as indented `name: value` lines."""
-    lines = []
+    lines = [f"fastln {facts['version']}"]
     for section, entries in facts.items():
+        if section == "version":
+            continue
         lines.append(f"{section}:")
         for name, value in entries.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -106,7 +106,8 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
 
     Parameters
     ----------
-    x, normalized_shape, weight, bias, eps, out, num_threads
+    x : array of float32 or float64, shape (..., *normalized_shape)
+    normalized_shape, weight, bias, eps, out, num_threads
         As in `layer_norm`.
 
     Returns

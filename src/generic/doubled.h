@@ -40,20 +40,36 @@ struct Doubled {
 };
 
 template <typename H>
-FLN_INLINE Doubled<H> operator+(Doubled<H> a, Doubled<H> b) { return {a.low + b.low, a.high + b.high}; }
+FLN_INLINE Doubled<H> operator+(Doubled<H> a, Doubled<H> b) {
+  return {a.low + b.low, a.high + b.high};
+}
 template <typename H>
-FLN_INLINE Doubled<H> operator-(Doubled<H> a, Doubled<H> b) { return {a.low - b.low, a.high - b.high}; }
+FLN_INLINE Doubled<H> operator-(Doubled<H> a, Doubled<H> b) {
+  return {a.low - b.low, a.high - b.high};
+}
 template <typename H>
-FLN_INLINE Doubled<H> operator*(Doubled<H> a, Doubled<H> b) { return {a.low * b.low, a.high * b.high}; }
+FLN_INLINE Doubled<H> operator*(Doubled<H> a, Doubled<H> b) {
+  return {a.low * b.low, a.high * b.high};
+}
 template <typename H>
-FLN_INLINE Doubled<H> operator/(Doubled<H> a, Doubled<H> b) { return {a.low / b.low, a.high / b.high}; }
+FLN_INLINE Doubled<H> operator/(Doubled<H> a, Doubled<H> b) {
+  return {a.low / b.low, a.high / b.high};
+}
 template <typename H>
-FLN_INLINE Doubled<H> sqrt(Doubled<H> a) { return {sqrt(a.low), sqrt(a.high)}; }
+FLN_INLINE Doubled<H> sqrt(Doubled<H> a) {
+  return {sqrt(a.low), sqrt(a.high)};
+}
 template <typename H>
-FLN_INLINE bool all_le(Doubled<H> a, Doubled<H> b) { return all_le(a.low, b.low) & all_le(a.high, b.high); }
+FLN_INLINE bool all_le(Doubled<H> a, Doubled<H> b) {
+  return all_le(a.low, b.low) & all_le(a.high, b.high);
+}
 template <typename H>
 FLN_INLINE Doubled<H> fma(Doubled<H> a, Doubled<H> b, Doubled<H> c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+template <typename H>
+FLN_INLINE Doubled<H> fused(Doubled<H> a, Doubled<H> b, Doubled<H> c) {
+  return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
 }
 
 // sum() of four registers at once: transposed, they share most of the work.
@@ -64,4 +80,6 @@ FLN_INLINE void sums_of_4(Doubled<H> a, Doubled<H> b, Doubled<H> c, Doubled<H> d
 
 // The same lanes in double.
 template <typename H>
-FLN_INLINE auto widen(Doubled<H> a) -> Doubled<decltype(widen(a.low))> { return {widen(a.low), widen(a.high)}; }
+FLN_INLINE auto widen(Doubled<H> a) -> Doubled<decltype(widen(a.low))> {
+  return {widen(a.low), widen(a.high)};
+}

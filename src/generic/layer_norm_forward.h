@@ -22,21 +22,27 @@ struct LayerNormForward {
   FLN_INLINE T* rstd(ptrdiff_t row) const { return args.rstd ? static_cast<T*>(args.rstd) + row : nullptr; }
 
   template <int ROWS>
-  FLN_INLINE void finish(ptrdiff_t row, const Moments<T, ROWS>& m) const {
+  FLN_INLINE RowScales<T, ROWS> scales_of(ptrdiff_t row, const Moments<T, ROWS>& m) const {
     const RowScales<T, ROWS> scales = RowScales<T, ROWS>::of(m, args.eps);
     if (args.mean) write(m.mean(), mean(row));
     if (args.rstd) {
       for (int r = 0; r < ROWS; ++r) rstd(row)[r] = scales.rstd[r];
     }
-    normalize<ROWS>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
+    return scales;
   }
 
   // A row that may be anything.
   template <typename Row>
   __attribute__((noinline)) void any_row(ptrdiff_t row) const {
     const Moments<T, 1> m = centered_moments<Row>(x(row), cols, inv_cols);
-    if (is_in_range(m) || is_constant(x(row), cols)) return finish(row, m);
-    rescaled_row<Row>(x(row), y(row), cols, inv_cols, args.eps, affine, mean(row), rstd(row));
+    const bool in_range = is_in_range(m);
+    if (!in_range && !is_constant(x(row), cols)) {
+      return rescaled_row<Row>(x(row), y(row), cols, inv_cols, args.eps, affine, mean(row), rstd(row));
+    }
+    RowScales<T, 1> scales = scales_of(row, m);
+    // x_hat of a constant row is 0, even where 1 / sqrt(eps) is past the range of T. With eps = 0 it is 0 * Inf.
+    if (!in_range && args.eps > 0) scales.rstd[0] = 0;
+    normalize<1>(x(row), 0, y(row), 0, cols, scales, affine);
   }
 
   // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
@@ -47,7 +53,7 @@ struct LayerNormForward {
     for (; grouped && row + GROUP <= last; row += GROUP) {
       const Moments<T, GROUP> m = row_moments<Row, GROUP>(x(row), args.x_stride, cols, inv_cols);
       if (m.is_centered() & is_in_range(m)) {
-        finish(row, m);
+        normalize<GROUP>(x(row), args.x_stride, y(row), args.y_stride, cols, scales_of(row, m), affine);
       } else {
         for (int r = 0; r < GROUP; ++r) any_row<Row>(row + r);
       }
@@ -58,10 +64,14 @@ struct LayerNormForward {
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
     if (cols > STEP<T>) return rows<LongRow<T>>(first, last);
     switch ((cols + LANES<T> - 1) / LANES<T>) {
-      case 1: return rows<ShortRow<T, 1>>(first, last);
-      case 2: return rows<ShortRow<T, 2>>(first, last);
-      case 3: return rows<ShortRow<T, 3>>(first, last);
-      default: return rows<ShortRow<T, 4>>(first, last);
+      case 1:
+        return rows<ShortRow<T, 1>>(first, last);
+      case 2:
+        return rows<ShortRow<T, 2>>(first, last);
+      case 3:
+        return rows<ShortRow<T, 3>>(first, last);
+      default:
+        return rows<ShortRow<T, 4>>(first, last);
     }
   }
 };

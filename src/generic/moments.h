@@ -31,7 +31,9 @@ struct Sums {
 };
 
 template <typename T>
-FLN_INLINE Sums<T> operator+(Sums<T> a, Sums<T> b) { return {a.d + b.d, a.dd + b.dd}; }
+FLN_INLINE Sums<T> operator+(Sums<T> a, Sums<T> b) {
+  return {a.d + b.d, a.dd + b.dd};
+}
 
 // A sum of many Vec<float>, in double.
 template <typename T>

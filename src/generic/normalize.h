@@ -3,22 +3,63 @@
 
 #include "moments.h"
 
+template <typename P>
+struct Pair {
+  P high, low;
+};
+
+// 1 / sqrt(v). For float, rounding that double to float is all the error there is. For double, the roundings of the
+// root and of the division are taken back by one Newton step with an exact residual 1 - v r^2.
+template <typename T, typename P>
+FLN_INLINE Pair<P> reciprocal_root(P v) {
+  const P zero = P::splat(0), one = P::splat(1);
+  const P r = one / sqrt(v);
+  // All zero: a constant row with eps = 0, and infinite.
+  if (sizeof(T) == sizeof(float) || all_le(v, zero)) return {r, zero};
+  const P vr = v * r;
+  const P vr_low = fused(v, r, zero - vr);
+  const P residual = fused(zero - vr, r, one) - vr_low * r;
+  const P correction = P::splat(0.5) * r * residual;
+  const P high = r + correction;
+  return {high, correction - (high - r)};
+}
+
+// Without FMA, x_hat is rounded once more, and in double (where no wider type helps) that may take the error past the
+// bound of the contract. Then rstd is a pair too.
+template <typename T>
+constexpr bool RSTD_IS_PAIR = sizeof(T) == sizeof(double) && !HAS_FMA;
+
 // x_hat = fma(x - shift, rstd, offset), offset = -lo * rstd: the low part of the mean costs no instruction.
 template <typename T, int ROWS>
 struct RowScales {
-  T shift[ROWS], rstd[ROWS], offset[ROWS];
+  T shift[ROWS], rstd[ROWS], rstd_low[ROWS], offset[ROWS];
 
   static FLN_INLINE RowScales of(const Moments<T, ROWS>& m, double eps) {
     RowScales s;
-    const PerRow<ROWS> one = PerRow<ROWS>::splat(1), zero = PerRow<ROWS>::splat(0);
-    const PerRow<ROWS> rstd = one / sqrt(m.var + PerRow<ROWS>::splat(eps));
-    write(rstd, s.rstd);
-    write(zero - m.lo * rstd, s.offset);
+    const Pair<PerRow<ROWS>> rstd = reciprocal_root<T>(m.var + PerRow<ROWS>::splat(eps));
+    write(rstd.high, s.rstd);
+    if (RSTD_IS_PAIR<T>) write(rstd.low, s.rstd_low);
+    write(PerRow<ROWS>::splat(0) - m.lo * rstd.high, s.offset);
     for (int r = 0; r < ROWS; ++r) s.shift[r] = m.shift[r];
     return s;
   }
+};
 
-  FLN_INLINE RowScales<T, 1> row(int r) const { return {{shift[r]}, {rstd[r]}, {offset[r]}}; }
+// The scale of one row in every lane.
+template <typename T>
+struct RowScale {
+  Vec<T> shift, rstd, rstd_low, offset;
+
+  template <int ROWS>
+  static FLN_INLINE RowScale of(const RowScales<T, ROWS>& s, int r) {
+    return {Vec<T>::splat(s.shift[r]), Vec<T>::splat(s.rstd[r]), Vec<T>::splat(RSTD_IS_PAIR<T> ? s.rstd_low[r] : 0),
+            Vec<T>::splat(s.offset[r])};
+  }
+
+  FLN_INLINE Vec<T> x_hat(Vec<T> x) const {
+    const Vec<T> d = x - shift;
+    return fma(d, rstd, RSTD_IS_PAIR<T> ? fma(d, rstd_low, offset) : offset);
+  }
 };
 
 // A missing weight or bias is a compile-time fact: nobody pays for it.
@@ -38,23 +79,18 @@ struct Affine {
 // ROWS rows at once, so that weight and bias are loaded once for all of them.
 template <int ROWS, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t cols,
-                          const RowScales<T, ROWS>& scale, Affine<T, WEIGHT, BIAS> affine) {
+                          const RowScales<T, ROWS>& scales, Affine<T, WEIGHT, BIAS> affine) {
   using V = Vec<T>;
   const V zero = V::splat(0);
-  V shift[ROWS], rstd[ROWS], offset[ROWS];
-  for (int r = 0; r < ROWS; ++r) {
-    shift[r] = V::splat(scale.shift[r]);
-    rstd[r] = V::splat(scale.rstd[r]);
-    offset[r] = V::splat(scale.offset[r]);
-  }
+  RowScale<T> scale[ROWS];
+  for (int r = 0; r < ROWS; ++r) scale[r] = RowScale<T>::of(scales, r);
   ptrdiff_t i = 0;
   for (; i + LANES<T> <= cols; i += LANES<T>) {
     const V w = WEIGHT ? V::load(affine.weight + i) : zero;
     const V b = BIAS ? V::load(affine.bias + i) : zero;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const V x_hat = fma(V::load(x + r * x_stride + i) - shift[r], rstd[r], offset[r]);
-      affine.of(x_hat, w, b).store(y + r * y_stride + i);
+      affine.of(scale[r].x_hat(V::load(x + r * x_stride + i)), w, b).store(y + r * y_stride + i);
     }
   }
   if (i < cols) {
@@ -63,8 +99,8 @@ FLN_INLINE void normalize(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stri
     const V b = BIAS ? V::load_first(affine.bias + i, n, zero) : zero;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const V x_hat = fma(V::load_first(x + r * x_stride + i, n, zero) - shift[r], rstd[r], offset[r]);
-      affine.of(x_hat, w, b).store_first(y + r * y_stride + i, n);
+      affine.of(scale[r].x_hat(V::load_first(x + r * x_stride + i, n, zero)), w, b)
+          .store_first(y + r * y_stride + i, n);
     }
   }
 }

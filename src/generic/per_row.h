@@ -23,12 +23,16 @@ using PerRow = typename PerRowOf<ROWS>::type;
 FLN_INLINE void read(Quad& to, const float* p) { to = load_widened(p); }
 FLN_INLINE void read(Quad& to, const double* p) { to = Quad::load(p); }
 template <typename T>
-FLN_INLINE void read(Single<double>& to, const T* p) { to = {static_cast<double>(*p)}; }
+FLN_INLINE void read(Single<double>& to, const T* p) {
+  to = {static_cast<double>(*p)};
+}
 
 FLN_INLINE void write(Quad a, float* p) { store_narrowed(a, p); }
 FLN_INLINE void write(Quad a, double* p) { a.store(p); }
 template <typename T>
-FLN_INLINE void write(Single<double> a, T* p) { *p = static_cast<T>(a.v); }
+FLN_INLINE void write(Single<double> a, T* p) {
+  *p = static_cast<T>(a.v);
+}
 
 // The sum of each row's register.
 template <int ROWS, typename V>

@@ -50,14 +50,14 @@ int rescaling_exponent(T peak) {
   return g > most ? most : g < -most ? -most : g;
 }
 
+// y = 2^-f x_hat weight + bias for the row in y, in double.
 template <typename T, bool WEIGHT, bool BIAS>
-void shrink(T* y, ptrdiff_t cols, RowScales<T, 1> scale, int f, Affine<T, WEIGHT, BIAS> affine) {
-  const T half = static_cast<T>(std::ldexp(1.0, -f / 2));
-  const T rest = static_cast<T>(std::ldexp(1.0, f / 2 - f));
+void shrink(T* y, ptrdiff_t cols, double shift, double rstd, double offset, int f, Affine<T, WEIGHT, BIAS> affine) {
+  const double half = std::ldexp(1.0, -f / 2), rest = std::ldexp(1.0, f / 2 - f);
   for (ptrdiff_t i = 0; i < cols; ++i) {
-    const T x_hat = ((y[i] - scale.shift[0]) * scale.rstd[0] + scale.offset[0]) * half;
-    const T scaled = WEIGHT ? x_hat * affine.weight[i] : x_hat;
-    y[i] = BIAS ? std::fma(scaled, rest, affine.bias[i]) : scaled * rest;
+    const double x_hat = std::fma(y[i] - shift, rstd, offset) * half;
+    const double scaled = WEIGHT ? x_hat * affine.weight[i] : x_hat;
+    y[i] = static_cast<T>(BIAS ? std::fma(scaled, rest, static_cast<double>(affine.bias[i])) : scaled * rest);
   }
 }
 
@@ -81,12 +81,12 @@ __attribute__((noinline, cold)) void rescaled_row(const T* x, T* y, ptrdiff_t co
   const int f = e > 0 ? (e + 1) / 2 : 0;
   m.var.v = std::ldexp(m.var.v, -2 * f);
   const double scaled_eps = std::ldexp(eps, 2 * (g - f));
-  const RowScales<T, 1> scale = RowScales<T, 1>::of(m, scaled_eps);
+  const double r = reciprocal_root<double>(Single<double>{m.var.v + scaled_eps}).high.v;
   if (f == 0) {
-    normalize<1>(y, 0, y, 0, cols, scale, affine);
+    normalize<1>(y, 0, y, 0, cols, RowScales<T, 1>::of(m, scaled_eps), affine);
   } else {
-    shrink(y, cols, scale, f, affine);
+    shrink(y, cols, m.shift[0], r, -m.lo.v * r, f, affine);
   }
   if (mean) *mean = static_cast<T>(std::ldexp(m.mean().v, -g));
-  if (rstd) *rstd = static_cast<T>(std::ldexp(1.0 / std::sqrt(m.var.v + scaled_eps), g - f));
+  if (rstd) *rstd = static_cast<T>(std::ldexp(r, g - f));
 }

@@ -20,17 +20,36 @@ struct Single {
 };
 
 template <typename T>
-FLN_INLINE Single<T> operator+(Single<T> a, Single<T> b) { return {a.v + b.v}; }
+FLN_INLINE Single<T> operator+(Single<T> a, Single<T> b) {
+  return {a.v + b.v};
+}
 template <typename T>
-FLN_INLINE Single<T> operator-(Single<T> a, Single<T> b) { return {a.v - b.v}; }
+FLN_INLINE Single<T> operator-(Single<T> a, Single<T> b) {
+  return {a.v - b.v};
+}
 template <typename T>
-FLN_INLINE Single<T> operator*(Single<T> a, Single<T> b) { return {a.v * b.v}; }
+FLN_INLINE Single<T> operator*(Single<T> a, Single<T> b) {
+  return {a.v * b.v};
+}
 template <typename T>
-FLN_INLINE Single<T> operator/(Single<T> a, Single<T> b) { return {a.v / b.v}; }
+FLN_INLINE Single<T> operator/(Single<T> a, Single<T> b) {
+  return {a.v / b.v};
+}
 template <typename T>
-FLN_INLINE Single<T> sqrt(Single<T> a) { return {std::sqrt(a.v)}; }
+FLN_INLINE Single<T> sqrt(Single<T> a) {
+  return {std::sqrt(a.v)};
+}
 template <typename T>
-FLN_INLINE bool all_le(Single<T> a, Single<T> b) { return a.v <= b.v; }
+FLN_INLINE bool all_le(Single<T> a, Single<T> b) {
+  return a.v <= b.v;
+}
 template <typename T>
-FLN_INLINE Single<T> fma(Single<T> a, Single<T> b, Single<T> c) { return {a.v * b.v + c.v}; }
+FLN_INLINE Single<T> fma(Single<T> a, Single<T> b, Single<T> c) {
+  return {a.v * b.v + c.v};
+}
+// Rounded once, on every ISA: fma() may round twice where there is no instruction for it.
+template <typename T>
+FLN_INLINE Single<T> fused(Single<T> a, Single<T> b, Single<T> c) {
+  return {std::fma(a.v, b.v, c.v)};
+}
 FLN_INLINE Single<double> widen(Single<float> a) { return {a.v}; }

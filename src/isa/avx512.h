@@ -3,7 +3,9 @@
 
 #include "x86_256.h"
 
-FLN_INLINE __mmask16 first_lanes(ptrdiff_t n) { return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(n))); }
+FLN_INLINE __mmask16 first_lanes(ptrdiff_t n) {
+  return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(n)));
+}
 
 struct F32x16 {
   using value_type = float;
@@ -46,15 +48,11 @@ struct F64x8 {
 FLN_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 FLN_INLINE F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 FLN_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
-FLN_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
-  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
-}
+FLN_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 FLN_INLINE F64x8 operator+(F64x8 a, F64x8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 FLN_INLINE F64x8 operator-(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 FLN_INLINE F64x8 operator*(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
-FLN_INLINE F64x8 fma(F64x8 a, F64x8 b, F64x8 c) {
-  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
-}
+FLN_INLINE F64x8 fma(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x16 a, F32x16 b, F32x16 c, F32x16 d, float* sums) {
@@ -92,3 +90,5 @@ struct NativeOf<double> {
 using Quad = F64x4;
 
 constexpr int ACCUMULATORS = 4;
+
+constexpr bool HAS_FMA = true;

@@ -58,13 +58,12 @@ FLN_INLINE F64x2 operator-(F64x2 a, F64x2 b) { return {vsubq_f64(a.v, b.v)}; }
 FLN_INLINE F64x2 operator*(F64x2 a, F64x2 b) { return {vmulq_f64(a.v, b.v)}; }
 FLN_INLINE F64x2 operator/(F64x2 a, F64x2 b) { return {vdivq_f64(a.v, b.v)}; }
 FLN_INLINE F64x2 sqrt(F64x2 a) { return {vsqrtq_f64(a.v)}; }
+FLN_INLINE F64x2 fused(F64x2 a, F64x2 b, F64x2 c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
 FLN_INLINE bool all_le(F64x2 a, F64x2 b) {
   const uint64x2_t le = vcleq_f64(a.v, b.v);
   return (vgetq_lane_u64(le, 0) & vgetq_lane_u64(le, 1)) != 0;
 }
-FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) {
-  return {vfmaq_f64(c.v, a.v, b.v)};
-}
+FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
 
 // The four sums, in the order of sum().
 FLN_INLINE float32x2_t halves(F32x4 a) { return vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v)); }
@@ -76,9 +75,7 @@ FLN_INLINE void sums_of_4(F64x2 a, F64x2 b, F64x2 c, F64x2 d, double* sums) {
   vst1q_f64(sums + 2, vpaddq_f64(c.v, d.v));
 }
 
-FLN_INLINE Doubled<F64x2> widen(F32x4 a) {
-  return {{vcvt_f64_f32(vget_low_f32(a.v))}, {vcvt_high_f64_f32(a.v)}};
-}
+FLN_INLINE Doubled<F64x2> widen(F32x4 a) { return {{vcvt_f64_f32(vget_low_f32(a.v))}, {vcvt_high_f64_f32(a.v)}}; }
 FLN_INLINE Doubled<F64x2> load_widened(const float* p) { return widen(F32x4::load(p)); }
 FLN_INLINE void store_narrowed(Doubled<F64x2> a, float* p) {
   vst1q_f32(p, vcvt_high_f32_f64(vcvt_f32_f64(a.low.v), a.high.v));
@@ -98,3 +95,5 @@ using Quad = Doubled<F64x2>;
 
 // 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
 constexpr int ACCUMULATORS = 2;
+
+constexpr bool HAS_FMA = true;

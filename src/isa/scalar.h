@@ -27,3 +27,5 @@ struct NativeOf {
 };
 
 constexpr int ACCUMULATORS = 1;
+
+constexpr bool HAS_FMA = false;

@@ -50,18 +50,21 @@ struct F64x2 {
 FLN_INLINE F32x4 operator+(F32x4 a, F32x4 b) { return {_mm_add_ps(a.v, b.v)}; }
 FLN_INLINE F32x4 operator-(F32x4 a, F32x4 b) { return {_mm_sub_ps(a.v, b.v)}; }
 FLN_INLINE F32x4 operator*(F32x4 a, F32x4 b) { return {_mm_mul_ps(a.v, b.v)}; }
-FLN_INLINE F32x4 fma(F32x4 a, F32x4 b, F32x4 c) {
-  return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)};
-}
+FLN_INLINE F32x4 fma(F32x4 a, F32x4 b, F32x4 c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)}; }
 FLN_INLINE F64x2 operator+(F64x2 a, F64x2 b) { return {_mm_add_pd(a.v, b.v)}; }
 FLN_INLINE F64x2 operator-(F64x2 a, F64x2 b) { return {_mm_sub_pd(a.v, b.v)}; }
 FLN_INLINE F64x2 operator*(F64x2 a, F64x2 b) { return {_mm_mul_pd(a.v, b.v)}; }
 FLN_INLINE F64x2 operator/(F64x2 a, F64x2 b) { return {_mm_div_pd(a.v, b.v)}; }
 FLN_INLINE F64x2 sqrt(F64x2 a) { return {_mm_sqrt_pd(a.v)}; }
-FLN_INLINE bool all_le(F64x2 a, F64x2 b) { return _mm_movemask_pd(_mm_cmple_pd(a.v, b.v)) == 3; }
-FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) {
-  return {_mm_add_pd(_mm_mul_pd(a.v, b.v), c.v)};
+FLN_INLINE F64x2 fused(F64x2 a, F64x2 b, F64x2 c) {
+  double x[2], y[2], z[2];
+  a.store(x);
+  b.store(y);
+  c.store(z);
+  return {_mm_setr_pd(std::fma(x[0], y[0], z[0]), std::fma(x[1], y[1], z[1]))};
 }
+FLN_INLINE bool all_le(F64x2 a, F64x2 b) { return _mm_movemask_pd(_mm_cmple_pd(a.v, b.v)) == 3; }
+FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) { return {_mm_add_pd(_mm_mul_pd(a.v, b.v), c.v)}; }
 
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x4 a, F32x4 b, F32x4 c, F32x4 d, float* sums) {
@@ -73,9 +76,7 @@ FLN_INLINE void sums_of_4(F64x2 a, F64x2 b, F64x2 c, F64x2 d, double* sums) {
   _mm_storeu_pd(sums + 2, _mm_add_pd(_mm_unpacklo_pd(c.v, d.v), _mm_unpackhi_pd(c.v, d.v)));
 }
 
-FLN_INLINE Doubled<F64x2> widen(F32x4 a) {
-  return {{_mm_cvtps_pd(a.v)}, {_mm_cvtps_pd(_mm_movehl_ps(a.v, a.v))}};
-}
+FLN_INLINE Doubled<F64x2> widen(F32x4 a) { return {{_mm_cvtps_pd(a.v)}, {_mm_cvtps_pd(_mm_movehl_ps(a.v, a.v))}}; }
 FLN_INLINE Doubled<F64x2> load_widened(const float* p) { return widen(F32x4::load(p)); }
 FLN_INLINE void store_narrowed(Doubled<F64x2> a, float* p) {
   _mm_storeu_ps(p, _mm_movelh_ps(_mm_cvtpd_ps(a.low.v), _mm_cvtpd_ps(a.high.v)));
@@ -94,3 +95,5 @@ struct NativeOf<double> {
 using Quad = Doubled<F64x2>;
 
 constexpr int ACCUMULATORS = 1;
+
+constexpr bool HAS_FMA = false;

@@ -24,9 +24,7 @@ struct F32x8 {
   }
   FLN_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm256_maskstore_ps(p, first_lanes_f32(n), v); }
-  FLN_INLINE float sum() const {
-    return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
-  }
+  FLN_INLINE float sum() const { return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
 };
 
 struct F64x4 {
@@ -42,26 +40,21 @@ struct F64x4 {
   }
   FLN_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
   FLN_INLINE void store_first(double* p, ptrdiff_t n) const { _mm256_maskstore_pd(p, first_lanes_f64(n), v); }
-  FLN_INLINE double sum() const {
-    return sum_of_2(_mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1)));
-  }
+  FLN_INLINE double sum() const { return sum_of_2(_mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1))); }
 };
 
 FLN_INLINE F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
 FLN_INLINE F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 FLN_INLINE F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
-FLN_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) {
-  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
-}
+FLN_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 FLN_INLINE F64x4 operator+(F64x4 a, F64x4 b) { return {_mm256_add_pd(a.v, b.v)}; }
 FLN_INLINE F64x4 operator-(F64x4 a, F64x4 b) { return {_mm256_sub_pd(a.v, b.v)}; }
 FLN_INLINE F64x4 operator*(F64x4 a, F64x4 b) { return {_mm256_mul_pd(a.v, b.v)}; }
 FLN_INLINE F64x4 operator/(F64x4 a, F64x4 b) { return {_mm256_div_pd(a.v, b.v)}; }
 FLN_INLINE F64x4 sqrt(F64x4 a) { return {_mm256_sqrt_pd(a.v)}; }
+FLN_INLINE F64x4 fused(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 FLN_INLINE bool all_le(F64x4 a, F64x4 b) { return _mm256_movemask_pd(_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)) == 15; }
-FLN_INLINE F64x4 fma(F64x4 a, F64x4 b, F64x4 c) {
-  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
-}
+FLN_INLINE F64x4 fma(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x8 a, F32x8 b, F32x8 c, F32x8 d, float* sums) {

@@ -1,0 +1,117 @@
+"""Fixtures, the guard against a stale build, and the table of largest errors at the end of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
+
+# {(isa, dtype name, regime): largest error in units of the contract's bound}
+ERRORS = pytest.StashKey[dict]()
+
+
+# Read when libgomp is loaded: idle members of a team sleep. They would spin between the many tiny calls of
+# these tests, and on a busy machine that takes the time of those who work. Fresh processes do without.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def find_package():
+    """The directory of the fastln that an import would find, or None."""
+    spec = importlib.util.find_spec("fastln")
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
+
+
+def find_stale_build(root, package):
+    """One line that says why the package to be tested is not what the sources in root say, or None.
+
+    Says nothing about a package installed elsewhere: tests may be run against a wheel, from any place.
+    """
+    if package is None:
+        return "fastln is not importable: build it (make test does), or install it"
+    if package != root / "fastln":
+        return None
+    built = {path.name.split(".")[0]: path for suffix in EXTENSION_SUFFIXES for path in package.glob(f"*{suffix}")}
+    if not built:
+        return "fastln is not built: run python setup.py build_ext --inplace"
+    newest = max(built.values(), key=lambda path: path.stat().st_mtime)
+    sources = [path for path in (root / "src").rglob("*") if path.is_file()]
+    sources += [*package.glob("*.pyx"), *package.glob("*.pxd"), root / "setup.py"]
+    for source in sources:
+        # A .pyx is rebuilt alone; what the modules share is in all of them, or at least in the newest.
+        module = built.get(source.stem, newest) if source.suffix == ".pyx" else newest
+        if source.exists() and source.stat().st_mtime > module.stat().st_mtime:
+            return f"stale build: {source.relative_to(root)} is newer than {module.name}; build again"
+    return None
+
+
+def pytest_configure(config):
+    """Stop before anything imports a stale build."""
+    config.stash[ERRORS] = {}
+    reason = find_stale_build(Path(__file__).resolve().parents[1], find_package())
+    if reason:
+        pytest.exit(reason, returncode=2)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the accuracy table, whatever the verbosity: it is a result, not a log."""
+    errors = config.stash[ERRORS]
+    if not errors:
+        return
+    columns = sorted({key[:2] for key in errors}, key=lambda key: (ISAS.index(key[0]), key[1]))
+    regimes = list(dict.fromkeys(key[2] for key in errors))
+    width = max(map(len, regimes))
+    terminalreporter.section("largest error, in units of the contract's bound (1 is the limit)")
+    for row in range(2):
+        terminalreporter.write_line(" " * width + "".join(f"{column[row]:>9}" for column in columns))
+    for regime in regimes:
+        found = (errors.get((*column, regime)) for column in columns)
+        cells = "".join(f"{'-':>9}" if value is None else f"{value:9.3f}" for value in found)
+        terminalreporter.write_line(f"{regime:<{width}}{cells}")
+
+
+@pytest.fixture
+def record_error(request):
+    """record_error(isa, dtype, regime, error) puts a figure in the table; the largest one stays."""
+    errors = request.config.stash[ERRORS]
+
+    def record(isa, dtype, regime, error):
+        key = (isa, np.dtype(dtype).name, regime)
+        errors[key] = max(errors.get(key, 0.0), error)
+
+    return record
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Run the test once for each kernel set that this CPU can execute."""
+    import fastln
+
+    available = fastln.available_isas()
+    if request.param not in available:
+        pytest.skip(f"{request.param} is not available here, only {', '.join(available)}")
+    previous = fastln.get_isa()
+    fastln.set_isa(request.param)
+    yield request.param
+    fastln.set_isa(previous)
+
+
+@pytest.fixture(params=("float32", "float64"))
+def dtype(request):
+    """Run the test once per dtype that layer_norm computes in."""
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def always_parallel():
+    """Let the team run however small the work: without this, small arrays would test one thread only."""
+    from fastln import _threads
+
+    previous = _threads.set_min_parallel_bytes(0)
+    yield
+    _threads.set_min_parallel_bytes(previous)

@@ -1,0 +1,108 @@
+"""What several test modules need: comparing bits, unusual memory, and Python in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import fastln
+
+DTYPES = ("float32", "float64")
+
+# Around every vector width and unroll step, plus model widths.
+EDGE_COLS = (
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    127,
+    128,
+    129,
+    255,
+    256,
+    257,
+    768,
+    1023,
+    1025,
+)
+
+
+def assert_same_bits(actual, expected):
+    """Equal dtype, shape and bits (so that -0.0 differs from 0.0)."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    if actual.tobytes() != expected.tobytes():
+        unsigned = np.dtype(f"u{actual.itemsize}")
+        differ = np.ascontiguousarray(actual).view(unsigned) != np.ascontiguousarray(expected).view(unsigned)
+        where = tuple(int(i) for i in np.argwhere(differ)[0])
+        raise AssertionError(
+            f"{int(differ.sum())} of {differ.size} elements differ; the first, at {where}: "
+            f"{actual[where]!r} instead of {expected[where]!r}"
+        )
+
+
+def at_offset(array, elements=0, extra_bytes=0):
+    """A writable contiguous copy that starts this far into a 64-byte aligned buffer."""
+    start = elements * array.itemsize + extra_bytes
+    buffer = np.zeros(array.nbytes + start + 64, np.uint8)
+    start += -buffer.ctypes.data % 64
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def in_wider_rows(array, gap=5):
+    """A copy whose rows are contiguous but further apart than they are long, filled with NaN in between."""
+    wide = np.full((*array.shape[:-1], array.shape[-1] + gap), np.nan, array.dtype)
+    view = wide[..., 2 : 2 + array.shape[-1]]
+    view[...] = array
+    return view
+
+
+def run_python(code, *arguments, timeout=120, **environment):
+    """Run code in a fresh interpreter that finds the same fastln and these helpers.
+
+    Keywords set environment variables.
+    Returns the CompletedProcess; a crash shows as a negative returncode with the traceback on stderr.
+    """
+    env = dict(os.environ)
+    places = [str(Path(fastln.__file__).parents[1]), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    for name in ("FASTLN_ISA", "FASTLN_MIN_PARALLEL_BYTES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        env.pop(name, None)
+    for name, value in environment.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = str(value)
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def output_of(code, *arguments, **options):
+    """What code prints, stripped; fails with its stderr if it fails."""
+    done = run_python(code, *arguments, **options)
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout.strip()

@@ -1,0 +1,138 @@
+"""The tests' own tools are right: the reference, the bound, and the guard against a stale build."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from importlib.machinery import EXTENSION_SUFFIXES
+
+import numpy as np
+import pytest
+from conftest import find_stale_build
+from helpers import assert_same_bits, at_offset, in_wider_rows
+from reference import (
+    REGIMES,
+    error_in_bounds,
+    exact_layer_norm,
+    long_double_suffices,
+    make_mixed_rows,
+    make_rows,
+)
+
+
+def to_decimal(fraction):
+    """A fraction to the precision of the context."""
+    return Decimal(fraction.numerator) / Decimal(fraction.denominator)
+
+
+def to_long_double(decimal):
+    """A decimal as a long double."""
+    return np.longdouble(str(decimal))
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_reference_agrees_with_rational_arithmetic(regime, dtype):
+    if not long_double_suffices(dtype):
+        pytest.skip("long double is too narrow here")
+    eps = REGIMES[regime].eps
+    for cols in (1, 2, 40):
+        x = make_rows(regime, 4, cols, dtype)
+        exact = exact_layer_norm(x, eps)
+        for row, xhat, mean, rstd in zip(x, *exact, strict=True):
+            values = [Fraction(float(value)) for value in row]
+            true_mean = sum(values) / cols
+            variance = sum((value - true_mean) ** 2 for value in values) / cols + Fraction(eps)
+            if variance == 0:
+                assert np.isnan(xhat).all()
+                continue
+            with localcontext(prec=60):
+                root = to_decimal(variance).sqrt()
+                true_xhat = np.array([to_long_double(to_decimal(value - true_mean) / root) for value in values])
+                true_rstd = to_long_double(1 / root)
+                true_mean = to_long_double(to_decimal(true_mean))
+            # A thousandth of the bound: the judge must be far better than what it judges.
+            tolerance = np.finfo(dtype).eps / 500 * np.longdouble(1)
+            assert (np.abs(xhat - true_xhat) <= tolerance * np.abs(true_xhat).max()).all()
+            assert abs(rstd[0] - true_rstd) <= tolerance * true_rstd
+            assert abs(mean[0] - true_mean) <= tolerance * np.abs(row.astype(np.longdouble)).max()
+
+
+def test_the_bound_tells_a_good_result_from_a_usual_one():
+    # Two passes in float32 with a mean rounded to float32, as most implementations have it.
+    x = make_rows("mean 1e3", 4, 768, np.float32)
+    exact = exact_layer_norm(x, 1e-5)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    usual = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+    assert error_in_bounds(usual, exact) > 10
+    assert error_in_bounds(exact.xhat.astype(np.float32), exact) <= 0.25 + 1e-6
+    spoiled = exact.xhat.astype(np.float32)
+    spoiled[1, 5] = np.nan
+    assert error_in_bounds(spoiled, exact) == np.inf
+
+
+def test_mixed_rows_hold_usual_and_unusual_rows(dtype):
+    x = make_mixed_rows(300, 33, dtype)
+    assert x.shape == (300, 33)
+    assert np.isfinite(x).all()
+    size = np.abs(x).max(axis=1)
+    info = np.finfo(dtype)
+    assert (size > info.max / 2).any()
+    assert ((size > 0) & (size < info.tiny)).any()
+    assert (np.ptp(x.astype(np.longdouble), axis=1) == 0).any()
+
+
+def test_copies_are_where_they_should_be(dtype):
+    x = make_rows("normal", 3, 7, dtype)
+    for elements, extra in ((0, 0), (3, 0), (16, 0), (0, 1)):
+        copy = at_offset(x, elements, extra)
+        assert copy.ctypes.data % 64 == (elements * x.itemsize + extra) % 64
+        assert_same_bits(copy, x)
+    wide = in_wider_rows(x)
+    assert wide.strides == (12 * x.itemsize, x.itemsize)
+    with pytest.raises(AssertionError, match="1 of 21 elements"):
+        assert_same_bits(np.where(np.arange(21).reshape(3, 7) == 4, 9, x).astype(dtype), x)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A clone with two modules that were built after every source."""
+    names = ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pyx", "fastln/b.pxd", "setup.py"]
+    built = [f"fastln/{stem}{EXTENSION_SUFFIXES[0]}" for stem in "ab"]
+    for age, name in ((200, "a"), (100, "b")):
+        for path in names if name == "a" else built:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+            touch(tmp_path / path, -age)
+    return tmp_path
+
+
+def touch(path, when):
+    """Date a file this many seconds from some moment."""
+    os.utime(path, (1_000_000_000 + when,) * 2)
+
+
+def test_a_fresh_build_is_not_stale(checkout):
+    assert find_stale_build(checkout, checkout / "fastln") is None
+
+
+@pytest.mark.parametrize("source", ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pxd", "setup.py"])
+def test_a_newer_source_makes_the_build_stale(source, checkout):
+    touch(checkout / source, 0)
+    reason = find_stale_build(checkout, checkout / "fastln")
+    assert source in reason
+    assert "\n" not in reason
+    assert find_stale_build(checkout, checkout / "site-packages" / "fastln") is None
+
+
+def test_a_module_may_be_built_again_alone(checkout):
+    touch(checkout / "fastln/a.pyx", 0)
+    touch(checkout / f"fastln/a{EXTENSION_SUFFIXES[0]}", 1)
+    assert find_stale_build(checkout, checkout / "fastln") is None
+
+
+def test_a_clone_without_a_build_says_so(checkout):
+    for module in (checkout / "fastln").glob(f"*{EXTENSION_SUFFIXES[0]}"):
+        module.unlink()
+    assert "not built" in find_stale_build(checkout, checkout / "fastln")
+    assert "not importable" in find_stale_build(checkout, None)

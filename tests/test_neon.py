@@ -1,0 +1,98 @@
+"""The NEON kernels, cross-compiled and run under emulation, give the bits of AVX2."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import DTYPES, EDGE_COLS
+from reference import COMBINATIONS, REGIMES, make_parameters, make_rows
+
+import fastln
+from fastln import _dispatch
+
+COMPILER = "aarch64-linux-gnu-g++"
+EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
+INSTALL = "apt-get install g++-aarch64-linux-gnu qemu-user-static"
+SOURCES = Path(__file__).resolve().parents[1] / "src"
+FMA_ISAS = ("avx512", "avx2")
+ROWS = 6  # a group of four, and two on their own
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """The command that runs the driver."""
+    emulator = next(filter(shutil.which, EMULATORS), None)
+    if not (shutil.which(COMPILER) and emulator):
+        pytest.skip(f"needs a cross compiler and an emulator: {INSTALL}")
+    if not SOURCES.is_dir():
+        pytest.skip("run from a copy of the tests: the sources are not beside it")
+    program = tmp_path_factory.mktemp("neon") / "driver"
+    # The flags of this build that decide about arithmetic.
+    flags = [flag for flag in _dispatch.build_info()["flags"].split() if flag.startswith(("-std", "-O", "-ff", "-fno"))]
+    sources = [Path(__file__).with_name("neon_driver.cpp"), SOURCES / "target_neon.cpp"]
+    command = [
+        COMPILER,
+        *flags,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-static",
+        f"-I{SOURCES}",
+        *sources,
+        "-o",
+        program,
+    ]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return [emulator, program]
+
+
+@pytest.fixture(scope="module")
+def fma_isa():
+    """An ISA with fused multiply-add that runs here."""
+    isa = next((name for name in FMA_ISAS if name in fastln.available_isas()), None)
+    if isa is None:
+        pytest.skip("neither avx512 nor avx2 is available here to compare with")
+    return isa
+
+
+def make_case(regime, cols, dtype, combination):
+    """One case: the bytes that the driver reads, and the arguments that fastln takes."""
+    x = make_rows(regime, ROWS, cols, dtype)
+    weight, bias = (
+        p if used else None for p, used in zip(make_parameters(cols, dtype), COMBINATIONS[combination], strict=True)
+    )
+    eps = REGIMES[regime].eps
+    header = struct.pack("5qd", x.itemsize, ROWS, cols, weight is not None, bias is not None, eps)
+    data = header + x.tobytes() + b"".join(p.tobytes() for p in (weight, bias) if p is not None)
+    return data, (x, None, weight, bias, eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neon_gives_the_same_bits(driver, fma_isa, dtype):
+    # Combinations take turns over the widths and regimes: each is met at many of both.
+    turns = itertools.cycle(COMBINATIONS)
+    cols = (*EDGE_COLS, 512, 513, 4096, 10_000)
+    cases = [make_case(regime, size, np.dtype(dtype), next(turns)) for regime in REGIMES for size in cols]
+    done = subprocess.run(driver, input=b"".join(data for data, _ in cases), capture_output=True, check=True)
+
+    previous = fastln.get_isa()
+    fastln.set_isa(fma_isa)
+    try:
+        expected = [b"".join(part.tobytes() for part in fastln.layer_norm_forward(*args)) for _, args in cases]
+    finally:
+        fastln.set_isa(previous)
+    assert len(done.stdout) == sum(map(len, expected))
+    position = 0
+    for (_, args), result in zip(cases, expected, strict=True):
+        found = done.stdout[position : position + len(result)]
+        position += len(result)
+        # NaN payloads are not part of the promise.
+        same = np.array_equal(np.frombuffer(found, dtype), np.frombuffer(result, dtype), equal_nan=True)
+        assert same, f"{args[0].shape}, eps={args[-1]}, first element {args[0].flat[0]}"

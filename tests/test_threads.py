@@ -1,0 +1,382 @@
+"""How many threads work, who decides it, and that threads and forks do not get in each other's way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, output_of
+from reference import make_mixed_rows, make_parameters, make_rows
+
+import fastln
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+COUNT = "import fastln; print(fastln.get_num_threads())"
+
+
+@pytest.fixture(autouse=True)
+def restored_count():
+    """Leave the process with the number of threads that it had."""
+    previous = fastln.get_num_threads()
+    yield
+    fastln.set_num_threads(previous)
+
+
+# The default
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("7", 7), ("2,4", 2)])
+def test_omp_num_threads_sets_the_default(value, expected):
+    assert int(output_of(COUNT, OMP_NUM_THREADS=value)) == expected
+
+
+@linux
+def test_affinity_limits_the_default():
+    cpu = min(os.sched_getaffinity(0))
+    assert int(output_of(f"import os; os.sched_setaffinity(0, [{cpu}]); {COUNT}")) == 1
+
+
+def test_the_default_is_at_most_the_number_of_cpus():
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert 1 <= int(output_of(COUNT)) <= cpus
+
+
+@linux
+def test_the_default_is_at_most_the_quota_of_the_container():
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        pytest.skip("no quota of control groups v2 is visible here")
+    if quota == "max":
+        pytest.skip("no quota is set here")
+    assert int(output_of(COUNT)) <= max(1, -(-int(quota) // int(period)))
+
+
+@pytest.mark.parametrize("value", ["", "0", "-2", "many"])
+def test_a_bad_omp_num_threads_counts_as_unset(value):
+    assert int(output_of(COUNT, OMP_NUM_THREADS=value)) == int(output_of(COUNT))
+
+
+# set, get, with
+
+
+def test_set_num_threads_sets_what_get_num_threads_gets():
+    for count in (1, 2, 5, np.int64(3)):
+        fastln.set_num_threads(count)
+        assert fastln.get_num_threads() == count
+        assert type(fastln.get_num_threads()) is int
+
+
+def test_threads_nest_and_restore():
+    fastln.set_num_threads(4)
+    with fastln.threads(3):
+        assert fastln.get_num_threads() == 3
+        with fastln.threads(1):
+            assert fastln.get_num_threads() == 1
+        assert fastln.get_num_threads() == 3
+    assert fastln.get_num_threads() == 4
+
+
+def test_threads_restore_after_an_exception():
+    fastln.set_num_threads(2)
+    with pytest.raises(KeyError), fastln.threads(5):
+        raise KeyError
+    assert fastln.get_num_threads() == 2
+
+
+def test_threads_hold_in_their_own_thread_only():
+    fastln.set_num_threads(2)
+    entered, asked = threading.Event(), threading.Event()
+    seen = []
+
+    def other():
+        assert entered.wait(10)
+        seen.append(fastln.get_num_threads())
+        asked.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with fastln.threads(6):
+        entered.set()
+        assert asked.wait(10)
+        assert fastln.get_num_threads() == 6
+    thread.join()
+    assert seen == [2]
+
+
+BAD_COUNTS = [
+    pytest.param(0, ValueError, id="0"),
+    pytest.param(-1, ValueError, id="-1"),
+    pytest.param(1.0, TypeError, id="1.0"),
+    pytest.param("2", TypeError, id="str"),
+    pytest.param(True, TypeError, id="True"),
+    pytest.param([2], TypeError, id="list"),
+]
+
+
+@pytest.mark.parametrize(("count", "error"), BAD_COUNTS)
+def test_bad_counts_are_refused_and_change_nothing(count, error):
+    fastln.set_num_threads(2)
+    with pytest.raises(error, match=r"must be .*got"):
+        fastln.set_num_threads(count)
+    with pytest.raises(error, match=r"must be .*got"), fastln.threads(count):
+        pass
+    with pytest.raises(error, match=r"^num_threads must be .*got"):
+        fastln.layer_norm(np.zeros((2, 3)), num_threads=count)
+    assert fastln.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 1000])
+@pytest.mark.parametrize("count", [1, 2, 64, np.int32(3)])
+def test_more_threads_than_rows_or_cpus_work(count, rows, dtype, always_parallel):
+    x = make_rows("normal", rows, 33, dtype)
+    assert_same_bits(fastln.layer_norm(x, num_threads=count), fastln.layer_norm(x, num_threads=1))
+
+
+# How many threads really run, seen from outside: the team of a fresh process stays alive after its work.
+TEAM = r"""
+import os, sys
+import numpy as np
+import fastln
+from fastln import _threads
+
+_threads.set_min_parallel_bytes(0)
+x = np.ones((64, 64), np.float32)
+
+
+def team(call):
+    before = len(os.listdir("/proc/self/task"))
+    call()
+    print(1 + len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.fixture
+def openmp():
+    """Skip where the package was built to run serially."""
+    code = TEAM + "team(lambda: fastln.layer_norm(x, num_threads=2))"
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
+    if "no openmp" in output_of("import fastln; fastln.show_config()").lower():
+        pytest.skip("built without OpenMP")
+    assert output_of(code) == "2", "built with OpenMP, but two threads were asked for and did not come"
+
+
+CALLS = {
+    "num_threads": ("team(lambda: fastln.layer_norm(x, num_threads=3))", 3),
+    "forward": ("team(lambda: fastln.layer_norm_forward(x, num_threads=3))", 3),
+    "set_num_threads": ("fastln.set_num_threads(3); team(lambda: fastln.layer_norm(x))", 3),
+    "with threads": ("with fastln.threads(3): team(lambda: fastln.layer_norm(x))", 3),
+    "the call decides": ("with fastln.threads(3): team(lambda: fastln.layer_norm(x, num_threads=1))", 1),
+    "the default": ("team(lambda: fastln.layer_norm(x))", 4),
+    "one row": ("team(lambda: fastln.layer_norm(x[0], num_threads=3))", 1),
+}
+
+
+@linux
+@pytest.mark.parametrize("call", CALLS)
+def test_as_many_threads_run_as_were_asked_for(call, openmp):
+    code, expected = CALLS[call]
+    assert int(output_of(TEAM + code, OMP_NUM_THREADS=4, OPENBLAS_NUM_THREADS=1)) == expected
+
+
+@linux
+@pytest.mark.parametrize("setting", ["_threads.set_min_parallel_bytes(1 << 30)", ""])
+def test_small_work_stays_serial(setting, openmp):
+    bound = {} if setting else {"FASTLN_MIN_PARALLEL_BYTES": 1 << 30}
+    code = TEAM.replace("_threads.set_min_parallel_bytes(0)", setting)
+    assert int(output_of(code + "team(lambda: fastln.layer_norm(x, num_threads=3))", **bound)) == 1
+
+
+@linux
+def test_other_users_of_openmp_keep_their_number_of_threads(openmp):
+    code = r"""
+import ctypes
+import numpy as np
+import fastln
+from fastln import _threads
+
+_threads.set_min_parallel_bytes(0)
+with open("/proc/self/maps") as maps:
+    library = next((line.split()[-1] for line in maps if "omp" in line.rsplit("/", 1)[-1]), None)
+assert library, "no OpenMP library is loaded"
+omp = ctypes.CDLL(library)
+before = omp.omp_get_max_threads()
+fastln.set_num_threads(5)
+fastln.layer_norm(np.ones((64, 64)))
+with fastln.threads(3):
+    fastln.layer_norm(np.ones((64, 64)), num_threads=2)
+    assert omp.omp_get_max_threads() == before
+assert omp.omp_get_max_threads() == before
+"""
+    output_of(code)
+
+
+@linux
+def test_limits_of_threadpoolctl_are_honoured(openmp):
+    pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+    code = (
+        TEAM
+        + r"""
+from threadpoolctl import threadpool_limits
+with threadpool_limits(limits=1):
+    team(lambda: fastln.layer_norm(x))
+    assert fastln.get_num_threads() == 1
+with threadpool_limits(limits=2, user_api="openmp"):
+    team(lambda: fastln.layer_norm(x))
+team(lambda: fastln.layer_norm(x))
+"""
+    )
+    # The last call adds to the team of two that is there already.
+    assert output_of(code, OMP_NUM_THREADS=4, OPENBLAS_NUM_THREADS=1).split() == ["1", "2", "3"]
+
+
+# Forks: libgomp's team does not survive one, and waiting for it would hang forever.
+
+FORK = r"""
+import os, signal, sys, time, warnings
+import numpy as np
+import fastln
+from fastln import _threads
+
+warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
+_threads.set_min_parallel_bytes(0)
+x = np.random.default_rng(0).standard_normal((256, 96)).astype(np.float32)
+expected = fastln.layer_norm(x, num_threads=2).tobytes()
+
+
+def wait_for(child, seconds=10):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hangs"
+
+
+for number in range(int(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        good = fastln.layer_norm(x, num_threads=2).tobytes() == expected
+        good = good and fastln.layer_norm(x).tobytes() == expected
+        if good and number == 0:  # and so does a child of the child
+            grandchild = os.fork()
+            if not grandchild:
+                os._exit(0 if fastln.layer_norm(x, num_threads=2).tobytes() == expected else 1)
+            good = wait_for(grandchild, 5) == 0
+        os._exit(0 if good else 1)
+    result = wait_for(child)
+    if result != 0:
+        sys.exit(f"child {number}: {result}")
+    if fastln.layer_norm(x, num_threads=2).tobytes() != expected:
+        sys.exit(f"the parent is wrong after child {number}")
+print("done")
+"""
+
+
+@needs_fork
+def test_fifty_forks_after_a_call_on_two_threads_do_not_hang():
+    assert output_of(FORK, 50, timeout=60) == "done"
+
+
+@needs_fork
+def test_multiprocessing_with_fork_works():
+    code = r"""
+import multiprocessing, warnings
+import numpy as np
+import fastln
+from fastln import _threads
+
+warnings.simplefilter("ignore", DeprecationWarning)
+_threads.set_min_parallel_bytes(0)
+
+
+def work(seed):
+    x = np.random.default_rng(seed).standard_normal((64, 100))
+    return fastln.layer_norm(x, num_threads=2).tobytes()
+
+
+expected = [work(seed) for seed in range(8)]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map_async(work, range(8)).get(timeout=20) == expected
+print("done")
+"""
+    assert output_of(code, timeout=60) == "done"
+
+
+# Python threads
+
+
+def test_eight_python_threads_on_one_input(dtype, always_parallel):
+    x = make_mixed_rows(128, 130, dtype)
+    weight, bias = make_parameters(130, dtype)
+    expected = fastln.layer_norm(x, None, weight, bias, num_threads=1)
+
+    def work(number):
+        start.wait(10)
+        for turn in range(30):
+            threads = 1 + (number + turn) % 3
+            assert_same_bits(fastln.layer_norm(x, None, weight, bias, num_threads=threads), expected)
+
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(work, number) for number in range(8)]:
+            future.result(timeout=60)
+
+
+def test_python_threads_may_use_different_counts_and_errors(always_parallel):
+    x = make_mixed_rows(50, 65, np.float64)
+    expected = fastln.layer_norm(x)
+
+    def work(number):
+        start.wait(10)
+        with fastln.threads(1 + number % 3):
+            for _ in range(30):
+                assert fastln.get_num_threads() == 1 + number % 3
+                assert_same_bits(fastln.layer_norm(x), expected)
+                with pytest.raises(ValueError, match=r"^eps must be"):
+                    fastln.layer_norm(x, eps=-1)
+
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(work, number) for number in range(8)]:
+            future.result(timeout=60)
+
+
+def test_the_gil_is_released_during_long_work():
+    # With so long a switch interval nobody is forced to let go of the GIL: the other thread, which does let
+    # go after each tick, can only have ticked within the call if the call released it.
+    x = make_rows("normal", 64, 65536, np.float32)
+    out = np.empty_like(x)
+    ticks, stop = [0], threading.Event()
+
+    def tick():
+        while not stop.wait(0.0005):
+            ticks[0] += 1
+
+    thread = threading.Thread(target=tick)
+    interval = sys.getswitchinterval()
+    thread.start()
+    try:
+        sys.setswitchinterval(100)
+        for _ in range(50):
+            before = ticks[0]
+            fastln.layer_norm(x, out=out, num_threads=1)
+            after = ticks[0]
+            if after > before:
+                break
+        assert after > before
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
