@@ -13,7 +13,8 @@ from setuptools.command.build_ext import build_ext
 # Baseline flags for everything: the kernels choose their instruction set in the source (src/target.h).
 # -ffp-contract=off: a fused multiply-add only where it is written, so that all ISAs round alike.
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
-HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
+# Unset first: some compilers come with a level of their own.
+HARDENING = ["-U_FORTIFY_SOURCE", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
 LINK_FLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"] if sys.platform.startswith("linux") else []
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror"]  # FASTLN_STRICT=1
 OPENMP_FLAG = "-fopenmp"

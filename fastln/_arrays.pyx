@@ -119,10 +119,11 @@ cdef bint find_rows(object a, int ndim, Rows* rows) except -1:
     cdef const cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
     cdef Py_ssize_t cols = 1, count = 1, stride = 0
+    cdef bint empty = cnp.PyArray_SIZE(a) == 0  # then its strides mean nothing
     if not (cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)):
         return False
     for i in range(lead + ndim - 1, lead - 1, -1):
-        if shape[i] != 1 and strides[i] != cols * itemsize:
+        if shape[i] != 1 and strides[i] != cols * itemsize and not empty:
             return False
         cols *= shape[i]
     for i in range(lead - 1, -1, -1):
@@ -130,7 +131,7 @@ cdef bint find_rows(object a, int ndim, Rows* rows) except -1:
             continue
         if count == 1:
             stride = strides[i]
-        elif strides[i] != stride * count:
+        elif strides[i] != stride * count and not empty:
             return False
         count *= shape[i]
     if stride % itemsize != 0:

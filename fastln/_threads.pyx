@@ -16,11 +16,13 @@ cdef extern from *:
     #else
     #define _OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
+    static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
     #endif
     """
     const int _OPENMP
     int omp_get_max_threads() nogil
+    int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
 
 # Below this many bytes read and written, a call stays on the calling thread. Waking a second thread costs 1 to 5 us
@@ -31,7 +33,8 @@ min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did
 cdef int _default = 0  # found on first use
 cdef str _default_reason = ""
-cdef int _runtime_limit_at_import = omp_get_max_threads()
+# What the OpenMP runtime says where nobody has limited it.
+cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
 cdef bint _ran_parallel = False
 cdef bint _forked_after_parallel = False
 
@@ -78,7 +81,6 @@ def set_num_threads(num_threads: int) -> None:
     _chosen = min(operator.index(num_threads), 1 << 16)
 
 
-@contextlib.contextmanager
 def threads(num_threads: int):
     """Context manager: the number of threads of large calls within, in this thread or task.
 
@@ -97,7 +99,12 @@ def threads(num_threads: int):
     if num_threads is None:
         raise TypeError("num_threads must be an int >= 1, got None")
     check_num_threads(num_threads)
-    token = _scoped.set(min(operator.index(num_threads), 1 << 16))
+    return _threads_scope(min(operator.index(num_threads), 1 << 16))
+
+
+@contextlib.contextmanager
+def _threads_scope(num_threads):
+    token = _scoped.set(num_threads)
     try:
         yield
     finally:
@@ -124,49 +131,54 @@ def threads_reason() -> str:
     if _forked_after_parallel:
         return "forked after a parallel call"
     asked, reason = _asked()
-    if omp_get_max_threads() != _runtime_limit_at_import and omp_get_max_threads() < asked:
+    if _runtime_limit() < asked:
         return "limit set in the OpenMP runtime"
     return reason
 
 
 def cgroup_quota() -> float | None:
     """The CPU quota of this process's control group in CPUs (cgroup v2 or v1), None where there is none."""
-    for path in _cgroup_folders("", "/sys/fs/cgroup"):
-        try:
-            with open(os.path.join(path, "cpu.max")) as file:
-                quota, period = file.read().split()[:2]
-            if quota != "max":
-                return int(quota) / int(period)
-        except (OSError, ValueError):
-            continue
-    for path in _cgroup_folders("cpu", "/sys/fs/cgroup/cpu"):
-        try:
-            with open(os.path.join(path, "cpu.cfs_quota_us")) as file:
-                quota_us = int(file.read())
-            with open(os.path.join(path, "cpu.cfs_period_us")) as file:
-                period_us = int(file.read())
-            if quota_us > 0 and period_us > 0:
-                return quota_us / period_us
-        except (OSError, ValueError):
-            continue
-    return None
+    quotas = [
+        *(_read_quota(os.path.join(path, "cpu.max")) for path in _cgroup_folders("", "/sys/fs/cgroup")),
+        *(
+            _read_quota(os.path.join(path, "cpu.cfs_quota_us"), os.path.join(path, "cpu.cfs_period_us"))
+            for path in _cgroup_folders("cpu", "/sys/fs/cgroup/cpu")
+        ),
+    ]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _read_quota(*paths):
+    """CPUs from files that hold a quota and a period; None where they are missing or say there is no limit."""
+    words = []
+    try:
+        for path in paths:
+            with open(path) as file:
+                words += file.read().split()
+        quota, period = int(words[0]), int(words[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
 
 
 def _cgroup_folders(controller, root):
-    """Where this process's control group may be seen: its own folder, then the root that a container sees."""
+    """Folders of this process's control group and those above it, up to the root that a container sees."""
     folders = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if controller in controllers.split(","):
-                folders.append(root + path.rstrip("/"))
+                # A quota on any group above counts too.
+                while path not in ("", "/"):
+                    folders.append(root + path)
+                    path = os.path.dirname(path)
     return [*folders, root]
 
 
 def _find_default():
     """The default thread count and the reason for it."""
     if os.environ.get("OMP_NUM_THREADS"):
-        return _runtime_limit_at_import, "OMP_NUM_THREADS"
+        return _unlimited, "OMP_NUM_THREADS"
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -194,9 +206,13 @@ cdef int _limit(object num_threads) except -1:
         return 1
     if num_threads is not None:
         return min(operator.index(num_threads), 1 << 16)
-    cdef int asked = _asked()[0]
+    return min(_asked()[0], _runtime_limit())
+
+
+cdef int _runtime_limit():
+    """The limit that somebody else has set in the OpenMP runtime for this thread; very many if there is none."""
     cdef int runtime = omp_get_max_threads()
-    return runtime if runtime != _runtime_limit_at_import and runtime < asked else asked
+    return runtime if runtime != _unlimited else 1 << 16
 
 
 cdef int check_num_threads(object num_threads) except -1:

@@ -172,23 +172,22 @@ FLN_INLINE void find_moments(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, 
 // The shift is the mean of a sample: of all the row if it is short, else of four runs spread over it, so that a trend
 // along the row does not mislead. It is taken around x[0], since then the shift of a constant row is exactly its value.
 template <typename Row, int ROWS, typename T>
-FLN_INLINE Moments<T, ROWS> row_moments(const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
-  Moments<T, ROWS> m;
+FLN_INLINE void find_shift(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
   Vec<T> lanes[ROWS];
   T sums[ROWS];
   for (int r = 0; r < ROWS; ++r) lanes[r] = Row::sample(x + r * stride, cols, x[r * stride]);
   sum_rows<ROWS>(lanes, sums);
   const T inv_sample = static_cast<T>(Row::inv_sample(inv_cols));
   for (int r = 0; r < ROWS; ++r) m.shift[r] = x[r * stride] + sums[r] * inv_sample;
-  find_moments<Row>(m, x, stride, cols, inv_cols);
-  return m;
 }
 
 // Of one row, whatever it holds. Around the mean that the first sweep found, a second one is well centered: |lo| is
 // at most half the spacing of T there. (A third is for a row whose first sum overflowed.)
 template <typename Row, typename T>
 __attribute__((noinline)) Moments<T, 1> centered_moments(const T* x, ptrdiff_t cols, double inv_cols) {
-  Moments<T, 1> m = row_moments<Row, 1>(x, 0, cols, inv_cols);
+  Moments<T, 1> m;
+  find_shift<Row>(m, x, 0, cols, inv_cols);
+  find_moments<Row>(m, x, 0, cols, inv_cols);
   for (int again = 0; again < 2 && !m.is_centered(); ++again) {
     write(m.mean(), m.shift);
     find_moments<Row>(m, x, 0, cols, inv_cols);

@@ -76,31 +76,44 @@ struct Affine {
   }
 };
 
+// One register of each row, or only its first n lanes.
+template <bool ALL, int ROWS, typename T, bool WEIGHT, bool BIAS>
+FLN_INLINE void normalize_part(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t i, ptrdiff_t n,
+                               const RowScale<T>* scale, Affine<T, WEIGHT, BIAS> affine) {
+  using V = Vec<T>;
+  const V zero = V::splat(0);
+  const V w = !WEIGHT ? zero : ALL ? V::load(affine.weight + i) : V::load_first(affine.weight + i, n, zero);
+  const V b = !BIAS ? zero : ALL ? V::load(affine.bias + i) : V::load_first(affine.bias + i, n, zero);
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+    const T* const from = x + r * x_stride + i;
+    T* const to = y + r * y_stride + i;
+    const V result = affine.of(scale[r].x_hat(ALL ? V::load(from) : V::load_first(from, n, zero)), w, b);
+    if (ALL) {
+      result.store(to);
+    } else {
+      result.store_first(to, n);
+    }
+  }
+}
+
+// From this many bytes a row, the first register is cut short so that the stores that follow do not straddle cache
+// lines (NumPy's arrays start 16 bytes into one): 4096x768 f32 took 1.19 times as long without.
+constexpr ptrdiff_t ALIGN_FROM = 1024;
+
 // ROWS rows at once, so that weight and bias are loaded once for all of them.
 template <int ROWS, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t cols,
                           const RowScales<T, ROWS>& scales, Affine<T, WEIGHT, BIAS> affine) {
-  using V = Vec<T>;
-  const V zero = V::splat(0);
   RowScale<T> scale[ROWS];
   for (int r = 0; r < ROWS; ++r) scale[r] = RowScale<T>::of(scales, r);
   ptrdiff_t i = 0;
+  if (cols * static_cast<ptrdiff_t>(sizeof(T)) >= ALIGN_FROM) {
+    i = static_cast<ptrdiff_t>(-reinterpret_cast<uintptr_t>(y) % 64 / sizeof(T));
+    if (i > 0) normalize_part<false, ROWS>(x, x_stride, y, y_stride, 0, i, scale, affine);
+  }
   for (; i + LANES<T> <= cols; i += LANES<T>) {
-    const V w = WEIGHT ? V::load(affine.weight + i) : zero;
-    const V b = BIAS ? V::load(affine.bias + i) : zero;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      affine.of(scale[r].x_hat(V::load(x + r * x_stride + i)), w, b).store(y + r * y_stride + i);
-    }
+    normalize_part<true, ROWS>(x, x_stride, y, y_stride, i, LANES<T>, scale, affine);
   }
-  if (i < cols) {
-    const ptrdiff_t n = cols - i;
-    const V w = WEIGHT ? V::load_first(affine.weight + i, n, zero) : zero;
-    const V b = BIAS ? V::load_first(affine.bias + i, n, zero) : zero;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      affine.of(scale[r].x_hat(V::load_first(x + r * x_stride + i, n, zero)), w, b)
-          .store_first(y + r * y_stride + i, n);
-    }
-  }
+  if (i < cols) normalize_part<false, ROWS>(x, x_stride, y, y_stride, i, cols - i, scale, affine);
 }

@@ -27,7 +27,11 @@ FLN_INLINE bool is_in_range(const Moments<T, ROWS>& m) {
 // A constant row has no variance and needs none.
 template <typename T>
 FLN_INLINE bool is_constant(const T* x, ptrdiff_t cols) {
-  return std::isfinite(x[0]) && std::memcmp(x, x + 1, static_cast<size_t>(cols - 1) * sizeof(T)) == 0;
+  if (std::isfinite(x[0]) && std::memcmp(x, x + 1, static_cast<size_t>(cols - 1) * sizeof(T)) == 0) return true;
+  for (ptrdiff_t i = 0; i < cols; ++i) {  // zeros of either sign
+    if (!(x[i] == 0)) return false;
+  }
+  return true;
 }
 
 // The largest |x|, or NaN where there is one.
