@@ -73,6 +73,7 @@ EXTENSIONS = [
     extension("_threads"),
     extension("_arrays"),
     extension("_layer_norm"),
+    extension("_layer_norm_backward"),
 ]
 
 setup(

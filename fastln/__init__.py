@@ -3,15 +3,20 @@
 from fastln._config import show_config
 from fastln._dispatch import available_isas, get_isa, set_isa
 from fastln._layer_norm import layer_norm, layer_norm_forward
+from fastln._layer_norm_backward import layer_norm_backward
 from fastln._threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
+from fastln.modules import LayerNorm, LayerNormGradients
 
 __all__ = [
+    "LayerNorm",
+    "LayerNormGradients",
     "__version__",
     "available_isas",
     "get_isa",
     "get_num_threads",
     "layer_norm",
+    "layer_norm_backward",
     "layer_norm_forward",
     "set_isa",
     "set_num_threads",

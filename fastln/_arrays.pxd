@@ -39,6 +39,7 @@ cdef inline bint ranges_overlap(object a, object b) noexcept:
 
 cdef object as_floats(str name, object value)
 cdef int normalized_ndim(object x, object normalized_shape) except -1
+cdef object as_shaped(str name, object value, tuple shape, str purpose)
 cdef object as_parameter(str name, object value, object x, int ndim)
 cdef double as_eps(object eps) except -1
 cdef object check_out(object out, object x)

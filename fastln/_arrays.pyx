@@ -69,14 +69,19 @@ cdef tuple _as_shape(object value):
         raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {value!r}") from None
 
 
+cdef object as_shaped(str name, object value, tuple shape, str purpose):
+    """An exact ndarray of floats over `value`'s data that has this shape."""
+    array = as_floats(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} to {purpose}, got {array.shape}")
+    return array
+
+
 cdef object as_parameter(str name, object value, object x, int ndim):
     """weight or bias as a C-contiguous native array of x's type; None stays None."""
     if value is None:
         return None
-    array = as_floats(name, value)
-    shape = x.shape[x.ndim - ndim:]
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} to match normalized_shape, got {array.shape}")
+    array = as_shaped(name, value, x.shape[x.ndim - ndim:], "match normalized_shape")
     return np.require(array, x.dtype.newbyteorder("="), ["C", "A"])
 
 
@@ -104,7 +109,8 @@ cdef object check_out(object out, object x):
     if not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
     extent = out.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(out.strides, out.shape) if size > 1):
+    axes = [(abs(stride), size) for stride, size in zip(out.strides, out.shape) if size > 1] if out.size else []
+    for stride, size in sorted(axes):
         if stride < extent:
             raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
         extent += stride * (size - 1)

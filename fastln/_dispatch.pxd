@@ -17,10 +17,47 @@ cdef extern from "fastln.h" nogil:
         const fln_layer_norm_forward_args* args, Py_ssize_t first, Py_ssize_t last
     ) noexcept nogil
 
+    enum:
+        FLN_BACKWARD_BLOCK_ROWS
+        FLN_BACKWARD_TERMS
+
+    ctypedef struct fln_layer_norm_backward_args:
+        const void* dy
+        const void* x
+        const void* mean
+        const void* rstd
+        const void* weight
+        void* dx
+        Py_ssize_t dy_stride
+        Py_ssize_t x_stride
+        Py_ssize_t dx_stride
+        Py_ssize_t cols
+
+    ctypedef struct fln_layer_norm_backward_part:
+        Py_ssize_t first_row
+        Py_ssize_t last_row
+        Py_ssize_t first_col
+        Py_ssize_t last_col
+        void* terms
+        double* dweight
+        double* dbias
+
+    ctypedef void (*fln_layer_norm_backward)(
+        const fln_layer_norm_backward_args* args, const fln_layer_norm_backward_part* part
+    ) noexcept nogil
+
+    ctypedef void (*fln_layer_norm_backward_merge)(
+        const double* totals, Py_ssize_t chunks, Py_ssize_t cols, void* result
+    ) noexcept nogil
+
     ctypedef struct fln_kernels:
         const char* isa
         fln_layer_norm_forward layer_norm_forward_f32
         fln_layer_norm_forward layer_norm_forward_f64
+        fln_layer_norm_backward layer_norm_backward_f32
+        fln_layer_norm_backward layer_norm_backward_f64
+        fln_layer_norm_backward_merge layer_norm_backward_merge_f32
+        fln_layer_norm_backward_merge layer_norm_backward_merge_f64
 
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active

@@ -30,10 +30,55 @@ typedef struct fln_layer_norm_forward_args {
 // Normalizes rows first <= row < last.
 typedef void (*fln_layer_norm_forward)(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last);
 
+// Rows whose parts of dweight and dbias are summed in the element type, before more precision takes over; and how many
+// numbers of the element type a row keeps between the two sweeps.
+#define FLN_BACKWARD_BLOCK_ROWS 8
+#define FLN_BACKWARD_TERMS 3
+
+// One call of layer_norm_backward. dx may be dy or x itself (same address and stride); apart from that nothing
+// overlaps what is written.
+typedef struct fln_layer_norm_backward_args {
+  const void* dy;      // (rows, cols)
+  const void* x;       // (rows, cols)
+  const void* mean;    // (rows,) contiguous
+  const void* rstd;    // (rows,) contiguous
+  const void* weight;  // (cols,) or NULL
+  void* dx;            // (rows, cols) or NULL
+  ptrdiff_t dy_stride;
+  ptrdiff_t x_stride;
+  ptrdiff_t dx_stride;
+  ptrdiff_t cols;  // at least 1
+} fln_layer_norm_backward_args;
+
+// A part of its work: rows first_row <= row < last_row (first_row a multiple of the block), columns first_col <= col <
+// last_col. What is added to dweight and dbias are totals: 2 * cols doubles each, zero at first, or NULL.
+//
+// Either a part has all columns and terms == NULL, and does everything. Or `terms` has room for FLN_BACKWARD_TERMS
+// numbers for each row of whole blocks: a part without columns fills it in for its rows, and parts with columns use it.
+typedef struct fln_layer_norm_backward_part {
+  ptrdiff_t first_row;
+  ptrdiff_t last_row;
+  ptrdiff_t first_col;
+  ptrdiff_t last_col;
+  void* terms;
+  double* dweight;
+  double* dbias;
+} fln_layer_norm_backward_part;
+
+typedef void (*fln_layer_norm_backward)(const fln_layer_norm_backward_args* args,
+                                        const fln_layer_norm_backward_part* part);
+
+// Adds up the totals of `chunks` parts, one after the other in memory, into dweight or dbias (cols,).
+typedef void (*fln_layer_norm_backward_merge)(const double* totals, ptrdiff_t chunks, ptrdiff_t cols, void* result);
+
 typedef struct fln_kernels {
   const char* isa;
   fln_layer_norm_forward layer_norm_forward_f32;
   fln_layer_norm_forward layer_norm_forward_f64;
+  fln_layer_norm_backward layer_norm_backward_f32;
+  fln_layer_norm_backward layer_norm_backward_f64;
+  fln_layer_norm_backward_merge layer_norm_backward_merge_f32;
+  fln_layer_norm_backward_merge layer_norm_backward_merge_f64;
 } fln_kernels;
 
 // The tables compiled into this build, best first; NULL at the end.

@@ -35,4 +35,6 @@
 #define FLN_TARGET_END FLN_PRAGMA(GCC pop_options)
 #endif
 
+#ifndef FLN_INLINE
 #define FLN_INLINE inline __attribute__((always_inline))
+#endif

@@ -5,9 +5,18 @@
 FLN_TARGET_BEGIN("avx2,fma,f16c,bmi2")
 namespace {
 #include "isa/avx2.h"
+#include "generic/layer_norm_backward.h"
 #include "generic/layer_norm_forward.h"
 }  // namespace
 FLN_TARGET_END
 
-extern "C" const fln_kernels fln_kernels_avx2 = {"avx2", layer_norm_forward<float>, layer_norm_forward<double>};
+extern "C" const fln_kernels fln_kernels_avx2 = {
+    "avx2",
+    layer_norm_forward<float>,
+    layer_norm_forward<double>,
+    layer_norm_backward<float>,
+    layer_norm_backward<double>,
+    layer_norm_backward_merge<float>,
+    layer_norm_backward_merge<double>,
+};
 #endif

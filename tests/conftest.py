@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference import long_double_suffices
 
 ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
 
-# {(isa, dtype name, regime): largest error in units of the contract's bound}
+# {(quantity, isa, dtype name, regime): largest error in units of the contract's bound}
 ERRORS = pytest.StashKey[dict]()
 
 
@@ -59,29 +60,29 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Print the accuracy table, whatever the verbosity: it is a result, not a log."""
+    """Print the accuracy tables, whatever the verbosity: they are a result, not a log."""
     errors = config.stash[ERRORS]
-    if not errors:
-        return
-    columns = sorted({key[:2] for key in errors}, key=lambda key: (ISAS.index(key[0]), key[1]))
-    regimes = list(dict.fromkeys(key[2] for key in errors))
-    width = max(map(len, regimes))
-    terminalreporter.section("largest error, in units of the contract's bound (1 is the limit)")
-    for row in range(2):
-        terminalreporter.write_line(" " * width + "".join(f"{column[row]:>9}" for column in columns))
-    for regime in regimes:
-        found = (errors.get((*column, regime)) for column in columns)
-        cells = "".join(f"{'-':>9}" if value is None else f"{value:9.3f}" for value in found)
-        terminalreporter.write_line(f"{regime:<{width}}{cells}")
+    for quantity in dict.fromkeys(key[0] for key in errors):
+        found = {key[1:]: error for key, error in errors.items() if key[0] == quantity}
+        columns = sorted({key[:2] for key in found}, key=lambda key: (ISAS.index(key[0]), key[1]))
+        regimes = list(dict.fromkeys(key[2] for key in found))
+        width = max(map(len, regimes))
+        terminalreporter.section(f"largest error of {quantity}, in units of the contract's bound (1 is the limit)")
+        for row in range(2):
+            terminalreporter.write_line(" " * width + "".join(f"{column[row]:>9}" for column in columns))
+        for regime in regimes:
+            cells = (found.get((*column, regime)) for column in columns)
+            line = "".join(f"{'-':>9}" if value is None else f"{value:9.3f}" for value in cells)
+            terminalreporter.write_line(f"{regime:<{width}}{line}")
 
 
 @pytest.fixture
 def record_error(request):
-    """record_error(isa, dtype, regime, error) puts a figure in the table; the largest one stays."""
+    """record_error(quantity, isa, dtype, regime, error) puts a figure in a table; the largest one stays."""
     errors = request.config.stash[ERRORS]
 
-    def record(isa, dtype, regime, error):
-        key = (isa, np.dtype(dtype).name, regime)
+    def record(quantity, isa, dtype, regime, error):
+        key = (quantity, isa, np.dtype(dtype).name, regime)
         errors[key] = max(errors.get(key, 0.0), error)
 
     return record
@@ -105,6 +106,20 @@ def isa(request):
 def dtype(request):
     """Run the test once per dtype that layer_norm computes in."""
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def judged_dtype(dtype):
+    """A dtype whose results long double can judge on this platform."""
+    if not long_double_suffices(dtype):
+        pytest.skip(f"long double has {np.finfo(np.longdouble).nmant} bits here: too few to judge {dtype}")
+    return dtype
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
 
 
 @pytest.fixture

@@ -117,6 +117,82 @@ def rstd_error_in_bounds(rstd, exact):
     return float(np.where(too_large, 0, error).max(initial=0))
 
 
+class Bounded(NamedTuple):
+    """An exact result in long double, and the largest error that the contract allows there."""
+
+    value: np.ndarray
+    bound: np.ndarray
+
+
+class Gradients(NamedTuple):
+    """What layer_norm_backward returns: dx (rows, cols), dweight (cols,), dbias (cols,)."""
+
+    dx: Bounded
+    dweight: Bounded
+    dbias: Bounded
+    dweight_of_many_rows: Bounded | None  # dweight again, with a tighter bound
+
+
+# The columns of so many rows are judged by the tighter bound.
+MANY_ROWS = 31
+
+
+def sum_rows(terms):
+    """Sum over the first axis, pairwise as NumPy sums along memory."""
+    return np.ascontiguousarray(terms.T).sum(axis=-1)
+
+
+def exact_gradients(dy, exact, weight=None, even=True):
+    """The gradients of sum(dy * layer_norm(x)), exact being that of x, and the contract's bounds on them.
+
+    With g = dy weight: 4 eps rstd max(|g| + |mean g| + |xhat mean(g xhat)|) for dx, the maximum over its row;
+    2 eps sum|dy xhat| for dweight and 2 eps sum|dy| for dbias, however many rows are summed. eps is the dtype's;
+    half of the smallest subnormal comes on top of each, as for y.
+
+    An xhat that is near 0 is what a cancellation left, and no precision would make its error small next to itself (of
+    0.1, 0.2 and 0.3 the middle one, rounded to float32, is nearly the mean). Usually it is one term among larger
+    ones. But a column may have few rows, or be nearly 0 in all of them, or have one dy that outweighs all others: so
+    the bound on dweight that holds always has max|xhat| of the row instead of |xhat|, as the bound on y has. The other
+    one is for MANY_ROWS or more, where they are even: not of the kinds just named.
+    """
+    eps = np.longdouble(np.finfo(dy.dtype).eps)
+    least = half_subnormal(dy.dtype)
+    wide = np.ascontiguousarray(dy).astype(np.longdouble)
+    g = wide if weight is None else wide * weight.astype(np.longdouble)
+    mean_g = g.mean(axis=-1, keepdims=True)
+    along = exact.xhat * (g * exact.xhat).mean(axis=-1, keepdims=True)
+    size = (np.abs(g) + np.abs(mean_g) + np.abs(along)).max(axis=-1, keepdims=True)
+    terms, largest = wide * exact.xhat, np.abs(exact.xhat).max(axis=-1, keepdims=True)
+    dweight = sum_rows(terms)
+    many = even and len(wide) >= MANY_ROWS
+    return Gradients(
+        Bounded(exact.rstd * (g - mean_g - along), 4 * eps * exact.rstd * size + least),
+        Bounded(dweight, 2 * eps * sum_rows(np.abs(wide) * largest) + least),
+        Bounded(sum_rows(wide), 2 * eps * sum_rows(np.abs(wide)) + least),
+        Bounded(dweight, 2 * eps * sum_rows(np.abs(terms)) + least) if many else None,
+    )
+
+
+def gradient_error_in_bounds(found, expected):
+    """The largest error of one gradient, in units of its bound; inf if it is not finite or has another shape."""
+    if found.shape != expected.value.shape or not np.isfinite(found).all():
+        return np.inf
+    return float((np.abs(found.astype(np.longdouble) - expected.value) / expected.bound).max(initial=0))
+
+
+def gradient_errors(found, expected):
+    """The largest errors of dx, dweight and dbias in units of their bounds, by name."""
+    dx, dweight, dbias = found
+    errors = {
+        "dx": gradient_error_in_bounds(dx, expected.dx),
+        "dweight": gradient_error_in_bounds(dweight, expected.dweight),
+        "dbias": gradient_error_in_bounds(dbias, expected.dbias),
+    }
+    if expected.dweight_of_many_rows is not None:
+        errors["dweight of many rows"] = gradient_error_in_bounds(dweight, expected.dweight_of_many_rows)
+    return errors
+
+
 # Regimes
 
 
@@ -136,11 +212,10 @@ def _normal(mean=0.0, float32_scale=1.0, float64_scale=1.0):
     return make
 
 
-def _outlier(place):
+def _outlier(place, sizes=(1e3, -1e6, 1e12, -1e30)):  # from one that fits to one whose square does not
     def make(rng, rows, cols, dtype):
         x = rng.standard_normal((rows, cols))
-        # From one that fits to one whose square does not.
-        x[:, int(place * (cols - 1))] = np.resize([1e3, -1e6, 1e12, -1e30], rows)
+        x[:, int(place * (cols - 1))] = np.resize(sizes, rows)
         return x
 
     return make
@@ -229,6 +304,84 @@ REGIMES = {
 }
 
 
+# The rows that the backward pass is judged by. Left out are those of REGIMES that only forward's careful path can
+# take: "huge", "near max", "subnormal", "any scale", "tiny" with eps 0 and the outlier of 1e30. There the product of
+# two elements or of two rstd is out of range, or rstd itself is subnormal. Forward has to cope, since it is given any
+# x; gradients of such rows are not promised. ("tiny" with the usual eps is here: its rstd is that of a row of zeros.)
+BACKWARD_REGIMES = {
+    name: REGIMES[name]
+    for name in (
+        "normal",
+        "mean 10",
+        "mean 1e3",
+        "mean 1e4",
+        "mean 1e5",
+        "lognormal",
+        "near eps",
+        "tiny",
+        "constant",
+        "two-valued",
+        "ramp",
+    )
+} | {
+    "moderate outlier first": Regime(_outlier(0.0, (1e3, -1e6, 30.0, -1e12))),
+    "moderate outlier last": Regime(_outlier(1.0, (1e3, -1e6, 30.0, -1e12))),
+    "scale 1e10": Regime(_normal(float32_scale=1e10, float64_scale=1e10)),
+    "scale 1e-10": Regime(_normal(float32_scale=1e-10, float64_scale=1e-10)),
+    "scale 1e-10, eps 1e-30": Regime(_normal(float32_scale=1e-10, float64_scale=1e-10), eps=1e-30),
+}
+
+
+def _constant_dy(rng, x):
+    # As the loss mean(y) gives it: every term of dbias and of each mean is the same, so their roundings add up.
+    return np.broadcast_to(rng.choice([1.1, 1 / 3, -1 / 768, 0.7], (len(x), 1)), x.shape)
+
+
+def _one_number(rng, x):
+    return np.full(x.shape, 1.1)
+
+
+def _along_xhat(rng, x):
+    # What dx is orthogonal to: nearly everything cancels.
+    centred = x - x.mean(axis=-1, keepdims=True)
+    xhat = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + EPS)
+    return 3 * xhat + 1e-3 * rng.standard_normal(x.shape)
+
+
+def _normal_dy(mean=0.0, scale=1.0):
+    def make(rng, x):
+        return scale * (rng.standard_normal(x.shape) + mean)
+
+    return make
+
+
+def _dy_outliers(rng, x):
+    dy = rng.standard_normal(x.shape)
+    dy[np.arange(len(dy)), rng.integers(0, dy.shape[1], len(dy))] *= 1e6
+    return dy
+
+
+# {kind of dy: its maker, from the rows in float64}
+DY = {
+    "normal": _normal_dy(),
+    "along xhat": _along_xhat,
+    "mean 1e3": _normal_dy(mean=1e3),
+    "outliers": _dy_outliers,
+    "constant rows": _constant_dy,
+    "one number": _one_number,
+    "scale 1e10": _normal_dy(scale=1e10),
+    "scale 1e-10": _normal_dy(scale=1e-10),
+}
+
+# {label: (regime of x, kind of dy)}
+GRADIENT_REGIMES = {name: (name, "normal") for name in BACKWARD_REGIMES} | {
+    f"{name}, dy {kind}": (name, kind) for name in ("normal", "mean 1e4") for kind in DY if kind != "normal"
+}
+
+# Of those, the ones in which a column may have a single term that counts, or nearly none.
+UNEVEN = ("ramp", "normal, dy outliers", "mean 1e4, dy outliers")
+
+
 class Case(NamedTuple):
     """Rows of one regime and width, parameters for them and their exact normalization."""
 
@@ -244,10 +397,15 @@ class Case(NamedTuple):
         return (self.weight if use_weight else None), (self.bias if use_bias else None)
 
 
+def find_regime(name):
+    """The regime of a name, of forward's or of those that backward adds."""
+    return REGIMES.get(name) or BACKWARD_REGIMES[name]
+
+
 def make_rows(regime, rows, cols, dtype):
     """Rows of a named regime, always the same ones for the same arguments."""
     rng = np.random.default_rng([zlib.crc32(regime.encode()), rows, cols])
-    return REGIMES[regime].make(rng, rows, cols, np.dtype(dtype)).astype(dtype)
+    return find_regime(regime).make(rng, rows, cols, np.dtype(dtype)).astype(dtype)
 
 
 def make_parameters(cols, dtype):
@@ -256,9 +414,9 @@ def make_parameters(cols, dtype):
     return rng.standard_normal(cols).astype(dtype), rng.standard_normal(cols).astype(dtype)
 
 
-def make_mixed_rows(rows, cols, dtype):
+def make_mixed_rows(rows, cols, dtype, regimes=REGIMES):
     """Rows that take turns through every regime with the usual eps: fast and careful paths side by side."""
-    names = [name for name, regime in REGIMES.items() if regime.eps == EPS]
+    names = [name for name, regime in regimes.items() if regime.eps == EPS]
     stack = np.stack([make_rows(name, -(-rows // len(names)), cols, dtype) for name in names], axis=1)
     return np.ascontiguousarray(stack.reshape(-1, cols)[:rows])
 
@@ -274,3 +432,46 @@ def make_case(regime, rows, cols, dtype):
 def make_cases(regime, dtype):
     """The cases of a regime at every width, computed once for all ISAs and combinations."""
     return [make_case(regime, ROWS, cols, dtype) for cols in COLS]
+
+
+class GradientCase(NamedTuple):
+    """dy for rows of one regime and width, a weight, and the exact gradients with that weight and without."""
+
+    dy: np.ndarray
+    x: np.ndarray
+    eps: float
+    weight: np.ndarray
+    weighted: Gradients
+    plain: Gradients
+
+
+def make_gradient_inputs(label, rows, cols, dtype):
+    """Of a named regime: dy and x, always the same ones for the same arguments."""
+    regime, kind = GRADIENT_REGIMES[label]
+    x = make_rows(regime, rows, cols, dtype)
+    rng = np.random.default_rng([zlib.crc32(label.encode()), rows, cols, 2])
+    return np.array(DY[kind](rng, x.astype(np.float64)), dtype), x
+
+
+def make_gradient_case(label, rows, cols, dtype):
+    """Of a named regime: dy, x, and the exact gradients."""
+    dy, x = make_gradient_inputs(label, rows, cols, dtype)
+    eps = find_regime(GRADIENT_REGIMES[label][0]).eps
+    weight = make_parameters(cols, dtype)[0]
+    exact = exact_layer_norm(x, eps)
+    weighted, plain = (exact_gradients(dy, exact, w, even=label not in UNEVEN) for w in (weight, None))
+    return GradientCase(dy, x, eps, weight, weighted, plain)
+
+
+def gradient_shapes(label):
+    """The (rows, cols) to try: every width for the most usual regimes, for the others those around registers."""
+    every = GRADIENT_REGIMES[label] in (("normal", "normal"), ("mean 1e4", "normal"))
+    cols = [cols for cols in COLS if every or cols > 130 or cols % 16 in (15, 0, 1, 5) or cols < 5]
+    rows = (8, 33, 1, 9, 64, 3, 32, 5, 31)  # widths take turns
+    return [(2 if size > 4096 else rows[i % len(rows)], size) for i, size in enumerate(cols)]
+
+
+@functools.lru_cache(maxsize=2)  # as make_cases
+def make_gradient_cases(label, dtype):
+    """The cases of a regime, computed once for all ISAs."""
+    return [make_gradient_case(label, rows, cols, dtype) for rows, cols in gradient_shapes(label)]

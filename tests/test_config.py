@@ -100,7 +100,9 @@ def test_types_are_shipped(name):
 
 def test_every_public_name_exists():
     expected = {
+        "LayerNorm",
         "layer_norm",
+        "layer_norm_backward",
         "layer_norm_forward",
         "set_num_threads",
         "get_num_threads",

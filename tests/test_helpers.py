@@ -12,10 +12,14 @@ import pytest
 from conftest import find_stale_build
 from helpers import assert_same_bits, at_offset, in_wider_rows
 from reference import (
+    GRADIENT_REGIMES,
     REGIMES,
     error_in_bounds,
     exact_layer_norm,
+    find_regime,
+    gradient_errors,
     long_double_suffices,
+    make_gradient_case,
     make_mixed_rows,
     make_rows,
 )
@@ -56,6 +60,59 @@ def test_reference_agrees_with_rational_arithmetic(regime, dtype):
             assert (np.abs(xhat - true_xhat) <= tolerance * np.abs(true_xhat).max()).all()
             assert abs(rstd[0] - true_rstd) <= tolerance * true_rstd
             assert abs(mean[0] - true_mean) <= tolerance * np.abs(row.astype(np.longdouble)).max()
+
+
+@pytest.mark.parametrize("label", GRADIENT_REGIMES)
+def test_reference_gradients_agree_with_rational_arithmetic(label, dtype):
+    if not long_double_suffices(dtype):
+        pytest.skip("long double is too narrow here")
+    eps = Fraction(find_regime(GRADIENT_REGIMES[label][0]).eps)
+    for rows, cols in ((1, 1), (2, 2), (3, 20)):
+        case = make_gradient_case(label, rows, cols, dtype)
+        weight = [Fraction(float(value)) for value in case.weight]
+        with localcontext(prec=60):
+            dweight, dbias = [Decimal(0)] * cols, [Decimal(0)] * cols
+            for row in range(rows):
+                dy = [Fraction(float(value)) for value in case.dy[row]]
+                x = [Fraction(float(value)) for value in case.x[row]]
+                g = [a * b for a, b in zip(dy, weight, strict=True)]
+                centred = [value - sum(x) / cols for value in x]
+                variance = sum(value**2 for value in centred) / cols + eps
+                root = to_decimal(variance).sqrt()
+                # g - mean(g) - xhat mean(g xhat), without its square root
+                along = sum(a * b for a, b in zip(g, centred, strict=True)) / cols / variance
+                dx = [to_decimal(a - sum(g) / cols - b * along) / root for a, b in zip(g, centred, strict=True)]
+                for i in range(cols):
+                    error = abs(case.weighted.dx.value[row, i] - to_long_double(dx[i]))
+                    assert error <= case.weighted.dx.bound[row, 0] / 100, (rows, cols)
+                    dweight[i] += to_decimal(dy[i] * centred[i]) / root
+                    dbias[i] += to_decimal(dy[i])
+        for found in (case.weighted, case.plain):
+            for gradient, true in ((found.dweight, dweight), (found.dbias, dbias)):
+                error = np.abs(gradient.value - np.array([to_long_double(value) for value in true]))
+                assert (error <= gradient.bound / 100).all(), (rows, cols)
+
+
+def test_the_bounds_tell_good_gradients_from_usual_ones():
+    # All in float32, from a mean rounded to float32, as most implementations have it.
+    case = make_gradient_case("mean 1e3", 33, 768, np.float32)
+    centred = case.x - case.x.mean(axis=-1, keepdims=True)
+    rstd = 1 / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+    xhat = centred * rstd
+    along = xhat * (case.dy * xhat).mean(axis=-1, keepdims=True)
+    dx = rstd * (case.dy - case.dy.mean(axis=-1, keepdims=True) - along)
+    usual = gradient_errors((dx, (case.dy * xhat).sum(axis=0), case.dy.sum(axis=0)), case.plain)
+    assert usual["dx"] > 2
+    assert usual["dweight"] > 1
+    assert usual["dweight of many rows"] > 10
+    good = [expected.value.astype(np.float32) for expected in case.plain[:3]]
+    assert all(error <= 0.25 + 1e-6 for error in gradient_errors(good, case.plain).values())
+    for i in range(3):
+        spoiled = list(good)
+        spoiled[i] = np.where(good[i] == good[i].flat[3], np.nan, good[i])
+        assert gradient_errors(spoiled, case.plain)[("dx", "dweight", "dbias")[i]] == np.inf
+        spoiled[i] = good[i][:-1]
+        assert gradient_errors(spoiled, case.plain)[("dx", "dweight", "dbias")[i]] == np.inf
 
 
 def test_the_bound_tells_a_good_result_from_a_usual_one():

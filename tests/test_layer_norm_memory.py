@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from fences import needs_mprotect
 from helpers import DTYPES, EDGE_COLS, output_of, run_python
 from reference import COMBINATIONS, make_mixed_rows, make_parameters
 
@@ -14,41 +15,13 @@ import fastln
 SENTINEL = 0xA5
 
 GUARD_PAGES = r"""
-import ctypes, itertools, mmap, sys
+import itertools, sys
 import numpy as np
 import fastln
+from fences import Room
 from reference import COMBINATIONS, make_parameters, make_rows
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-PAGE = mmap.PAGESIZE
-ROOM = -(-5 * 140 * 8 // PAGE) * PAGE
-kept = []
-
-
-def fenced():
-    # A page without access, some room, a page without access.
-    pages = mmap.mmap(-1, ROOM + 2 * PAGE)
-    whole = np.frombuffer(pages, np.uint8)
-    kept.append(whole)
-    for fence in (0, PAGE + ROOM):
-        if libc.mprotect(whole.ctypes.data + fence, PAGE, 0):
-            raise OSError(ctypes.get_errno(), "mprotect failed")
-    return whole[PAGE : PAGE + ROOM]
-
-
-rooms = {name: fenced() for name in ("x", "weight", "bias", "out")}
-
-
-def place(name, array, at_end, gap=0):
-    # Put array against a fence; its rows may lie apart, without a gap after the last one.
-    rows, cols = array.shape if array.ndim == 2 else (1, array.size)
-    size = array.itemsize * (rows * (cols + gap) - gap)
-    room = rooms[name][ROOM - size :] if at_end else rooms[name][:size]
-    strides = (array.itemsize * (cols + gap), array.itemsize)[-array.ndim :]
-    view = np.ndarray(array.shape, array.dtype, room, strides=strides)
-    view[...] = array
-    return view
+rooms = {name: Room(5 * 140 * 8) for name in ("x", "weight", "bias", "out")}
 
 
 def check(cols, rows, combination, at_end, gap):
@@ -56,10 +29,10 @@ def check(cols, rows, combination, at_end, gap):
     given = make_parameters(cols, dtype)
     weight, bias = (p if use else None for p, use in zip(given, COMBINATIONS[combination]))
     expected = fastln.layer_norm_forward(x, None, weight, bias)
-    fenced_weight = weight if weight is None else place("weight", weight, at_end)
-    fenced_bias = bias if bias is None else place("bias", bias, at_end)
-    fenced_x = place("x", x, at_end, gap)
-    out = place("out", np.zeros_like(x), at_end, gap)
+    fenced_weight = weight if weight is None else rooms["weight"].place(weight, at_end)
+    fenced_bias = bias if bias is None else rooms["bias"].place(bias, at_end)
+    fenced_x = rooms["x"].place(x, at_end, gap)
+    out = rooms["out"].place(np.zeros_like(x), at_end, gap)
     fastln.layer_norm(fenced_x, None, fenced_weight, fenced_bias, out=out)
     assert out.tobytes() == expected[0].tobytes()
     results = fastln.layer_norm_forward(fenced_x, None, fenced_weight, fenced_bias, out=out)
@@ -72,7 +45,7 @@ def check(cols, rows, combination, at_end, gap):
 isa, dtype = sys.argv[1], np.dtype(sys.argv[2])
 fastln.set_isa(isa)
 if sys.argv[3:] == ["touch the fence"]:
-    ctypes.string_at(rooms["x"].ctypes.data + ROOM, 1)
+    rooms["x"].touch_the_fence()
 for regime, rows, gap in (("normal", 1, 0), ("normal", 5, 0), ("normal", 3, 7), ("huge", 2, 0)):
     for cols, combination, at_end in itertools.product(range(1, 131), COMBINATIONS, (True, False)):
         where = f"{regime} rows={rows} gap={gap} D={cols} {combination} {'end' if at_end else 'start'}"
@@ -80,8 +53,6 @@ for regime, rows, gap in (("normal", 1, 0), ("normal", 5, 0), ("normal", 3, 7), 
         check(cols, rows, combination, at_end, gap)
 print("done")
 """
-
-needs_mprotect = pytest.mark.skipif(sys.platform == "win32", reason="needs mmap and mprotect")
 
 
 @needs_mprotect
@@ -170,12 +141,15 @@ for regime in REGIMES:
         x = make_rows(regime, 6, cols, dtype)
         for threads in (1, 2):
             libm.feclearexcept(serious)
-            fastln.layer_norm_forward(x, None, *make_parameters(cols, dtype), num_threads=threads)
+            weight, bias = make_parameters(cols, dtype)
+            y, mean, rstd = fastln.layer_norm_forward(x, None, weight, bias, num_threads=threads)
+            fastln.layer_norm_backward(y, x, mean, rstd, weight, num_threads=threads)
             assert control() == before, (regime, cols, before, control())
             if regime in ("normal", "mean 1e5", "lognormal") and threads == 1:
                 assert libm.fetestexcept(serious) == 0, (regime, cols, "raised a flag for ordinary numbers")
 x = np.full((3, 70), np.nan, dtype)
 fastln.layer_norm(x, out=x)
+fastln.layer_norm_backward(x, x, x[:, :1], x[:, :1], out=x)
 for bad in ({"eps": -1.0}, {"weight": x}, {"num_threads": 0}):
     try:
         fastln.layer_norm(x, **bad)

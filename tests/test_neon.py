@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DTYPES, EDGE_COLS
-from reference import COMBINATIONS, REGIMES, make_parameters, make_rows
+from reference import (
+    COMBINATIONS,
+    GRADIENT_REGIMES,
+    REGIMES,
+    find_regime,
+    make_gradient_inputs,
+    make_parameters,
+    make_rows,
+)
 
 import fastln
 from fastln import _dispatch
@@ -62,32 +70,47 @@ def fma_isa():
     return isa
 
 
+FORWARD, BACKWARD = range(2)
+
+
+def pack(operation, x, weight, bias, eps, *others):
+    """One case as the driver reads it."""
+    header = struct.pack("6qd", operation, x.itemsize, *x.shape, weight is not None, bias is not None, eps)
+    return header + b"".join(a.tobytes() for a in (x, weight, bias, *others) if a is not None)
+
+
 def make_case(regime, cols, dtype, combination):
-    """One case: the bytes that the driver reads, and the arguments that fastln takes."""
+    """One case of the forward pass: the bytes that the driver reads, and the arguments that fastln takes."""
     x = make_rows(regime, ROWS, cols, dtype)
     weight, bias = (
         p if used else None for p, used in zip(make_parameters(cols, dtype), COMBINATIONS[combination], strict=True)
     )
     eps = REGIMES[regime].eps
-    header = struct.pack("5qd", x.itemsize, ROWS, cols, weight is not None, bias is not None, eps)
-    data = header + x.tobytes() + b"".join(p.tobytes() for p in (weight, bias) if p is not None)
-    return data, (x, None, weight, bias, eps)
+    return pack(FORWARD, x, weight, bias, eps), (x, None, weight, bias, eps)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_neon_gives_the_same_bits(driver, fma_isa, dtype):
-    # Combinations take turns over the widths and regimes: each is met at many of both.
-    turns = itertools.cycle(COMBINATIONS)
-    cols = (*EDGE_COLS, 512, 513, 4096, 10_000)
-    cases = [make_case(regime, size, np.dtype(dtype), next(turns)) for regime in REGIMES for size in cols]
-    done = subprocess.run(driver, input=b"".join(data for data, _ in cases), capture_output=True, check=True)
+def make_backward_case(label, rows, cols, dtype, weighted):
+    """One case of the backward pass: the bytes that the driver reads, and the arguments that fastln takes."""
+    dy, x = make_gradient_inputs(label, rows, cols, dtype)
+    weight = make_parameters(cols, dtype)[0] if weighted else None
+    _, mean, rstd = fastln.layer_norm_forward(x, eps=find_regime(GRADIENT_REGIMES[label][0]).eps)
+    return pack(BACKWARD, x, weight, None, 0.0, dy, mean, rstd), (dy, x, mean, rstd, weight)
 
+
+@pytest.fixture
+def use_fma(fma_isa):
+    """Let fastln compute with fused multiply-add during the test."""
     previous = fastln.get_isa()
     fastln.set_isa(fma_isa)
-    try:
-        expected = [b"".join(part.tobytes() for part in fastln.layer_norm_forward(*args)) for _, args in cases]
-    finally:
-        fastln.set_isa(previous)
+    yield
+    fastln.set_isa(previous)
+
+
+def assert_driver_agrees(driver, dtype, function, cases):
+    """The driver gives for all cases what function gives in this process."""
+    done = subprocess.run(driver, input=b"".join(data for data, _ in cases), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    expected = [b"".join(part.tobytes() for part in function(*args)) for _, args in cases]
     assert len(done.stdout) == sum(map(len, expected))
     position = 0
     for (_, args), result in zip(cases, expected, strict=True):
@@ -95,4 +118,26 @@ def test_neon_gives_the_same_bits(driver, fma_isa, dtype):
         position += len(result)
         # NaN payloads are not part of the promise.
         same = np.array_equal(np.frombuffer(found, dtype), np.frombuffer(result, dtype), equal_nan=True)
-        assert same, f"{args[0].shape}, eps={args[-1]}, first element {args[0].flat[0]}"
+        assert same, f"{args[0].shape}, first element {args[0].flat[0]}, last argument {args[-1]}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neon_gives_the_same_bits(driver, use_fma, dtype):
+    # Combinations take turns over the widths and regimes: each is met at many of both.
+    turns = itertools.cycle(COMBINATIONS)
+    cols = (*EDGE_COLS, 512, 513, 4096, 10_000)
+    cases = [make_case(regime, size, np.dtype(dtype), next(turns)) for regime in REGIMES for size in cols]
+    assert_driver_agrees(driver, dtype, fastln.layer_norm_forward, cases)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neon_gives_the_same_gradients(driver, use_fma, dtype):
+    turns = itertools.cycle((True, False))
+    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33))  # in one chunk: how chunks are merged is not the kernels' matter
+    cases = [
+        make_backward_case(label, next(rows), cols, np.dtype(dtype), next(turns))
+        for label in GRADIENT_REGIMES
+        for cols in (*EDGE_COLS, 513)
+    ]
+    cases += [make_backward_case("normal", 9, cols, np.dtype(dtype), next(turns)) for cols in (4096, 10_000)]
+    assert_driver_agrees(driver, dtype, fastln.layer_norm_backward, cases)

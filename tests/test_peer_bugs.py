@@ -8,7 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import assert_same_bits, output_of
-from reference import error_in_bounds, exact_layer_norm, long_double_suffices
+from reference import (
+    error_in_bounds,
+    exact_gradients,
+    exact_layer_norm,
+    gradient_errors,
+    long_double_suffices,
+)
 
 import fastln
 
@@ -152,3 +158,45 @@ def test_one_bad_row_spoils_its_neighbours(bad, isa):
     y = fastln.layer_norm(x)
     assert np.isnan(y[3]).all()
     assert_same_bits(y[[0, 1, 2, 4]], expected[[0, 1, 2, 4]])
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("name", ["mean", "rstd"])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 8])
+def test_backward_reads_past_the_end_of_short_statistics(size, name):
+    x = normal(4, 8)
+    _, mean, rstd = fastln.layer_norm_forward(x)
+    for shape in ((size,), (size, 1), (1, size)):
+        with pytest.raises(ValueError, match=rf"^{name} must have shape \(4, 1\).*, got "):
+            fastln.layer_norm_backward(x, x, **{"mean": mean, "rstd": rstd, name: normal(*shape)})
+
+
+def test_gradients_of_parameters_depend_on_threads(isa, always_parallel):
+    x, dy = normal(1000, 96) + 3, normal(1000, 96)
+    _, mean, rstd = fastln.layer_norm_forward(x)
+    one = fastln.layer_norm_backward(dy, x, mean, rstd, num_threads=1)
+    for threads in (2, 3, 5):
+        for found, expected in zip(
+            fastln.layer_norm_backward(dy, x, mean, rstd, num_threads=threads), one, strict=True
+        ):
+            assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+def test_dx_as_a_difference_of_large_numbers(offset, isa):
+    # Written as a dy + b x + c, dx loses its digits where |mean| >> std.
+    x, dy = normal(32, 768) + np.float32(offset), normal(32, 768)[::-1]
+    _, mean, rstd = fastln.layer_norm_forward(x)
+    errors = gradient_errors(
+        fastln.layer_norm_backward(dy, x, mean, rstd), exact_gradients(dy, exact_layer_norm(x, 1e-5))
+    )
+    assert max(errors.values()) <= 1, errors
+
+
+def test_gradients_are_dropped_in_silence():
+    # Elsewhere a layer norm without a backward pass gives zeros, or nothing, and training goes on.
+    x = normal(3, 8)
+    _, mean, rstd = fastln.layer_norm_forward(x)
+    assert all((gradient != 0).all() for gradient in fastln.layer_norm_backward(normal(3, 8) + x**2, x, mean, rstd))

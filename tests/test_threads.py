@@ -176,6 +176,15 @@ CALLS = {
     "with threads": ("with fastln.threads(3): team(lambda: fastln.layer_norm(x))", 3),
     "the call decides": ("with fastln.threads(3): team(lambda: fastln.layer_norm(x, num_threads=1))", 1),
     "the default": ("team(lambda: fastln.layer_norm(x))", 4),
+    "backward": ("team(lambda: fastln.layer_norm_backward(x, x, x[:, :1], x[:, :1], num_threads=3))", 3),
+    "backward, few long rows": (
+        "w = np.ones((5, 1 << 16)); team(lambda: fastln.layer_norm_backward(w, w, w[:, :1], w[:, :1], num_threads=3))",
+        3,
+    ),
+    "backward, many short rows": (
+        "t = np.ones((1 << 16, 5)); team(lambda: fastln.layer_norm_backward(t, t, t[:, :1], t[:, :1], num_threads=3))",
+        3,
+    ),
     "one row": ("team(lambda: fastln.layer_norm(x[0], num_threads=3))", 1),
 }
 
@@ -252,6 +261,14 @@ x = np.random.default_rng(0).standard_normal((256, 96)).astype(np.float32)
 expected = fastln.layer_norm(x, num_threads=2).tobytes()
 
 
+def gradients():
+    found = fastln.layer_norm_backward(x, x, x[:, :1], x[:, 1:2], num_threads=2)
+    return b"".join(gradient.tobytes() for gradient in found)
+
+
+expected_gradients = gradients()
+
+
 def wait_for(child, seconds=10):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -269,6 +286,7 @@ for number in range(int(sys.argv[1])):
     if not child:
         good = fastln.layer_norm(x, num_threads=2).tobytes() == expected
         good = good and fastln.layer_norm(x).tobytes() == expected
+        good = good and gradients() == expected_gradients
         if good and number == 0:  # and so does a child of the child
             grandchild = os.fork()
             if not grandchild:

@@ -5,7 +5,9 @@ clone=$(cd "$(dirname "$0")/.." && pwd)
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 "${PYTHON:-python3}" -m venv "$place/venv"
-"$place/venv/bin/pip" install -q "$(ls "$clone"/dist/*.whl)[test]"
 cp -r "$clone/tests" "$clone/pyproject.toml" "$place"
 cd "$place"
+venv/bin/python -m pip install -q --upgrade pip
+venv/bin/python -m pip install -q "$clone"/dist/*.whl
+venv/bin/python -m pip install -q --group test
 venv/bin/python -m pytest -q

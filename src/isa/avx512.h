@@ -91,4 +91,7 @@ using Quad = F64x4;
 
 constexpr int ACCUMULATORS = 4;
 
+// Registers of a tile of the backward pass, of which 4 sums are kept.
+constexpr int BACKWARD_TILE = 4;
+
 constexpr bool HAS_FMA = true;

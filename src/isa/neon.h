@@ -96,4 +96,7 @@ using Quad = Doubled<F64x2>;
 // 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
 constexpr int ACCUMULATORS = 2;
 
+// Registers of a tile of the backward pass, of which 4 sums are kept.
+constexpr int BACKWARD_TILE = 1;
+
 constexpr bool HAS_FMA = true;

@@ -96,4 +96,7 @@ using Quad = Doubled<F64x2>;
 
 constexpr int ACCUMULATORS = 1;
 
+// Registers of a tile of the backward pass, of which 4 sums are kept.
+constexpr int BACKWARD_TILE = 1;
+
 constexpr bool HAS_FMA = false;

@@ -1,0 +1,276 @@
+"""Arguments that the public functions take in every layout, and ones that they refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+
+import numpy as np
+import pytest
+from helpers import at_offset, in_wider_rows
+
+
+def as_tuple(result):
+    """The results of a function that returns one or several as a tuple."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+# Layouts: each takes contiguous rows to something of the same values, which must give the same bits.
+
+
+def misaligned(x):
+    """The same, one byte off."""
+    return at_offset(x, 0, 1)
+
+
+def byte_swapped(x):
+    """The same in the other byte order."""
+    return x.astype(x.dtype.newbyteorder())
+
+
+def read_only(x):
+    """The same, not writable."""
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def subclass(x):
+    """The same in a subclass that would notice being computed with."""
+
+    class Array(np.ndarray):
+        def __array_ufunc__(self, *inputs, **options):
+            raise AssertionError("a ufunc was called")
+
+    return x.copy().view(Array)
+
+
+class WithArray:
+    """Not an array, but convertible to one."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+def record_field(x):
+    """A field of a packed record array: misaligned, in steps of no multiple of the itemsize."""
+    records = np.zeros(x.shape, [("flag", "u1"), ("value", x.dtype)]).view(np.recarray)
+    records.value = x
+    return records.value
+
+
+def odd_row_stride(x):
+    """Contiguous rows, each a byte further than whole elements would be."""
+    step = x.shape[1] * x.itemsize + 1
+    buffer = np.zeros(x.shape[0] * step, np.uint8)
+    view = np.ndarray(x.shape, x.dtype, buffer, strides=(step, x.itemsize))
+    view[...] = x
+    return view
+
+
+LAYOUTS = {
+    "rows reversed": lambda x: x[::-1].copy()[::-1],
+    "columns reversed": lambda x: x[:, ::-1].copy()[:, ::-1],
+    "both reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "every second row": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "every third column": lambda x: np.repeat(x, 3, axis=1)[:, ::3],
+    "wider rows": in_wider_rows,
+    "odd row stride": odd_row_stride,
+    "Fortran order": np.asfortranarray,
+    "misaligned": misaligned,
+    "byte-swapped": byte_swapped,
+    "read-only": read_only,
+    "subclass": subclass,
+    "record field": record_field,
+    "__array__": WithArray,
+    "misaligned, byte-swapped, reversed": lambda x: misaligned(byte_swapped(x[::-1]))[::-1],
+}
+ARRAY_LAYOUTS = [name for name in LAYOUTS if name != "__array__"]
+
+
+# What is refused: {what: (its maker, the exception)}. Each test makes its value anew.
+
+
+def array(*shape, dtype=np.float32):
+    """Ordinary values of a shape."""
+    return np.linspace(-1, 1, int(np.prod(shape))).reshape(shape).astype(dtype)
+
+
+def frozen(a):
+    """The same, not writable."""
+    a.flags.writeable = False
+    return a
+
+
+class Odd:
+    """Neither a number nor an array."""
+
+
+SHAPE = (2, 3, 8)
+
+# Each of these replaces an argument of a call with an x of SHAPE and a normalized_shape of 8.
+
+
+def not_floats(shape):
+    """What cannot stand for floats of a shape, whatever its values."""
+    kinds = {
+        "None": lambda: None,
+        "False": lambda: False,
+        "a word": lambda: "array",
+        "a dict": dict,
+        "an object": Odd,
+        "list of ints": lambda: np.ones(shape, int).tolist(),
+        "list of words": lambda: np.full(shape, "1.0").tolist(),
+        "str": lambda: np.full(shape, "1.0"),
+        "bytes": lambda: np.full(shape, b"1.0"),
+        "structured": lambda: np.zeros(shape, [("a", "f4")]),
+        "masked": lambda: np.ma.masked_array(array(*shape), mask=False),
+        "__array__ of ints": lambda: WithArray(np.ones(shape, int)),
+    }
+    dtypes = ["int32", "int64", "uint8", "bool", "float16", "complex64", "complex128", "object", "M8[s]", "m8[s]"]
+    if np.dtype(np.longdouble) != np.dtype(np.float64):
+        dtypes.append("longdouble")
+    kinds |= {name: functools.partial(np.ones, shape, name) for name in dtypes}
+    return {what: (make, TypeError) for what, make in kinds.items()}
+
+
+NO_ARRAY = {
+    "ragged list": (lambda: [[1.0, 2.0], [3.0]], ValueError),
+    "0-d array": (lambda: np.array(1, np.float32), ValueError),
+    "0-d scalar": (lambda: np.float32(1), ValueError),
+    "0-d float": (lambda: 1.0, ValueError),
+}
+
+BAD_X = not_floats(SHAPE) | NO_ARRAY
+
+BAD_PARAMETER = {
+    **{what: bad for what, bad in not_floats((8,)).items() if what != "None"},
+    **NO_ARRAY,
+    "too short": (lambda: array(7), ValueError),
+    "too long": (lambda: array(9), ValueError),
+    "one": (lambda: array(1), ValueError),
+    "column": (lambda: array(8, 1), ValueError),
+    "row": (lambda: array(1, 8), ValueError),
+    "shape of x": (lambda: array(*SHAPE), ValueError),
+    "empty": (lambda: array(0), ValueError),
+    "strided, too short": (lambda: array(14)[::2], ValueError),
+    "list too short": (lambda: [1.0] * 7, ValueError),
+}
+
+BAD_SHAPE = {
+    "other int": (lambda: 7, ValueError),
+    "multiple": (lambda: 16, ValueError),
+    "all elements": (lambda: 24, ValueError),
+    "other tuple": (lambda: (4, 8), ValueError),
+    "leading": (lambda: (2, 3), ValueError),
+    "too many": (lambda: (1, 2, 3, 8), ValueError),
+    "empty tuple": (lambda: (), ValueError),
+    "zero": (lambda: 0, ValueError),
+    "negative": (lambda: -8, ValueError),
+    "8 plus 2**32": (lambda: 8 + 2**32, ValueError),
+    "8 plus 2**64": (lambda: 8 + 2**64, ValueError),
+    "tuple, 8 plus 2**64": (lambda: (3, 8 + 2**64), ValueError),
+    "float": (lambda: 8.0, TypeError),
+    "tuple of float": (lambda: (8.0,), TypeError),
+    "word": (lambda: "8", TypeError),
+    "tuple of words": (lambda: ("8",), TypeError),
+    "tuple of None": (lambda: (None,), TypeError),
+    "nested tuple": (lambda: ((8,),), TypeError),
+    "dict": (lambda: {8: 8}, TypeError),
+    "object": (Odd, TypeError),
+    "complex": (lambda: 8j, TypeError),
+}
+
+BAD_EPS = {
+    "negative": (lambda: -1e-5, ValueError),
+    "least negative": (lambda: -5e-324, ValueError),
+    "nan": (lambda: float("nan"), ValueError),
+    "inf": (lambda: float("inf"), ValueError),
+    "-inf": (lambda: -float("inf"), ValueError),
+    "float32 nan": (lambda: np.float32("nan"), ValueError),
+    "negative int": (lambda: -1, ValueError),
+    "too large an int": (lambda: 10**400, ValueError),
+    "word": (lambda: "1e-5", TypeError),
+    "None": (lambda: None, TypeError),
+    "complex": (lambda: 1e-5j, TypeError),
+    "list": (lambda: [1e-5], TypeError),
+    "array": (lambda: np.array([1e-5, 1e-5]), TypeError),
+    "object": (Odd, TypeError),
+}
+
+BAD_OUT = {
+    "float64": (lambda: array(*SHAPE, dtype=np.float64), TypeError),
+    "int32": (lambda: np.zeros(SHAPE, np.int32), TypeError),
+    "float16": (lambda: np.zeros(SHAPE, np.float16), TypeError),
+    "object": (lambda: np.zeros(SHAPE, object), TypeError),
+    "list": (lambda: [[0.0]], TypeError),
+    "True": (lambda: True, TypeError),
+    "word": (lambda: "out", TypeError),
+    "bytearray": (lambda: bytearray(192), TypeError),
+    "__array__": (lambda: WithArray(array(*SHAPE)), TypeError),
+    "masked": (lambda: np.ma.masked_array(array(*SHAPE), mask=False), TypeError),
+    "flat": (lambda: array(48), ValueError),
+    "transposed": (lambda: array(8, 3, 2), ValueError),
+    "broadcastable": (lambda: array(1, 2, 3, 8), ValueError),
+    "longer": (lambda: array(3, 3, 8), ValueError),
+    "0-d": (lambda: np.array(0, np.float32), ValueError),
+    "empty": (lambda: array(0, 3, 8), ValueError),
+    "read-only": (lambda: frozen(array(*SHAPE)), ValueError),
+    "all one element": (lambda: np.ndarray(SHAPE, np.float32, array(1), strides=(0, 0, 0)), ValueError),
+    "all one row": (lambda: np.ndarray(SHAPE, np.float32, array(8), strides=(0, 0, 4)), ValueError),
+    "sliding rows": (lambda: np.ndarray(SHAPE, np.float32, array(60), strides=(16, 32, 4)), ValueError),
+}
+
+BAD_THREADS = {
+    "0": (lambda: 0, ValueError),
+    "-1": (lambda: -1, ValueError),
+    "-(2**70)": (lambda: -(2**70), ValueError),
+    "float": (lambda: 1.0, TypeError),
+    "word": (lambda: "2", TypeError),
+    "True": (lambda: True, TypeError),
+    "numpy True": (lambda: np.True_, TypeError),
+    "list": (lambda: [2], TypeError),
+    "object": (Odd, TypeError),
+}
+
+
+# Reference counts
+
+counts_references = pytest.mark.skipif(
+    sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="needs CPython with a GIL: elsewhere counts are deferred",
+)
+
+
+def call_often(function, arguments, times):
+    """Call and drop the result or the error."""
+    for _ in range(times):
+        with contextlib.suppress(TypeError, ValueError):
+            function(**arguments)
+
+
+def assert_keeps_no_reference(function, arguments):
+    """Each argument has as many references after some calls as before them."""
+    kept = [value for value in arguments.values() if value is not None and not isinstance(value, int | str)]
+    kept.append(getattr(arguments["x"], "dtype", None))
+    call_often(function, arguments, 2)
+    before = [sys.getrefcount(value) for value in kept]
+    call_often(function, arguments, 20)
+    after = [sys.getrefcount(value) for value in kept]
+    # Other threads and caches may hold one for a moment, but not one a call.
+    assert all(abs(a - b) < 10 for a, b in zip(after, before, strict=True)), (before, after)
+
+
+def assert_refused(function, arguments, name, error):
+    """The call raises this type of error, in one line that names the argument, and writes nothing."""
+    arrays = [value for value in arguments.values() if isinstance(value, np.ndarray)]
+    before = [value.tobytes() for value in arrays]
+    with pytest.raises(error, match=rf"^{name} must .+, got ") as caught:
+        function(**arguments)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    assert [value.tobytes() for value in arrays] == before
