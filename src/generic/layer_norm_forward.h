@@ -48,29 +48,39 @@ struct LayerNormForward {
   }
 
   // ROWS rows at a time, as far as they go; returns the first row that is left. While one group is normalized, the
-  // next one's sums are under way: the latency of its reductions, root and division is hidden behind that.
+  // next one's sums are under way: the latency of its reductions, root and division is hidden behind that. Of short
+  // rows, the shift is found one group earlier still, so that nothing in an iteration waits for anything else in it.
   // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
   template <typename Row, int ROWS>
   __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last) const {
     RowScales<T, ROWS> scales;
-    const T* ready_x = nullptr;  // the group that `scales` belongs to
-    T* ready_y = nullptr;
+    Moments<T, ROWS> m, next;
+    ptrdiff_t ready = -1;  // the group that `scales` belongs to
+    if (row + ROWS <= last) find_shift<Row>(next, x(row), args.x_stride, cols, inv_cols);
     for (; row + ROWS <= last; row += ROWS) {
-      Moments<T, ROWS> m;
-      find_shift<Row>(m, x(row), args.x_stride, cols, inv_cols);
-      if (ready_x) normalize<ROWS>(ready_x, args.x_stride, ready_y, args.y_stride, cols, scales, affine);
+      m = next;
+      const bool more = row + 2 * ROWS <= last;
+      if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
       find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
+      if (Row::is_short && ready >= 0) normalize_group(ready, scales);
       if (m.is_centered() & is_in_range(m)) {
         scales = scales_of(row, m);
-        ready_x = x(row);
-        ready_y = y(row);
+        ready = row;
       } else {
         for (int r = 0; r < ROWS; ++r) any_row<Row>(row + r);
-        ready_x = nullptr;
+        ready = -1;
       }
+      if (Row::is_short) continue;
+      if (more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
+      if (ready >= 0) normalize_group(ready, scales);
     }
-    if (ready_x) normalize<ROWS>(ready_x, args.x_stride, ready_y, args.y_stride, cols, scales, affine);
+    if (Row::is_short && ready >= 0) normalize_group(ready, scales);
     return row;
+  }
+
+  template <int ROWS>
+  FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales) const {
+    normalize<ROWS>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
   }
 
   template <typename Row>

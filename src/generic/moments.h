@@ -90,6 +90,7 @@ FLN_INLINE Sums<T> block_sums(const T* x, ptrdiff_t n, T shift) {
 
 template <typename T>
 struct LongRow {
+  static constexpr bool is_short = false;
   using Lanes = Vec<double>;
 
   static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
@@ -117,6 +118,7 @@ struct LongRow {
 // A row of at most one step, in VECS registers. It is its own sample, and its sums need no more than T's precision.
 template <typename T, int VECS>
 struct ShortRow {
+  static constexpr bool is_short = true;
   using Lanes = Vec<T>;
 
   // x - center; zero in the lanes past the end.
@@ -135,11 +137,12 @@ struct ShortRow {
   static FLN_INLINE double inv_sample(double inv_cols) { return inv_cols; }
 
   static FLN_INLINE void sums(const T* x, ptrdiff_t cols, T shift, Lanes& d_sum, Lanes& dd_sum) {
-    Vec<T> d[VECS], dd[VECS];
+    Vec<T> d[VECS], dd[(VECS + 1) / 2];
     centered(x, cols, shift, d);
-    for (int i = 0; i < VECS; ++i) dd[i] = d[i] * d[i];
+    for (int i = 0; i < VECS; i += 2) dd[i / 2] = d[i] * d[i];
+    for (int i = 1; i < VECS; i += 2) dd[i / 2] = fma(d[i], d[i], dd[i / 2]);
     d_sum = fold<VECS>(d);
-    dd_sum = fold<VECS>(dd);
+    dd_sum = fold<(VECS + 1) / 2>(dd);
   }
 };
 
