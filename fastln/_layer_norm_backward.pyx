@@ -93,8 +93,8 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     Notes
     -----
     With g = dy * weight and eps' = finfo(dtype).eps, the error of dx is at most
-    4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), the maximum over the row, that of dweight
-    2 eps' sum(|dy x_hat|) and that of dbias 2 eps' sum(|dy|), for any number of rows.
+    4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), that of dweight 2 eps' sum(|dy| max|x_hat|) and that of
+    dbias 2 eps' sum(|dy|): the maxima over a row, the sums over any number of rows.
 
     References
     ----------
@@ -248,12 +248,15 @@ cdef void find_terms(const Work* work, Py_ssize_t block) noexcept nogil:
 cdef int run_by_columns(const Work* work, int count) noexcept nogil:
     """The first sweep by blocks of rows; then each thread takes a range of columns of all rows."""
     cdef Py_ssize_t blocks = (work.rows + FLN_BACKWARD_BLOCK_ROWS - 1) // FLN_BACKWARD_BLOCK_ROWS
-    cdef Py_ssize_t i, chunk, width
+    cdef Py_ssize_t i, chunk, width, first_col, last_col
     for i in prange(blocks, num_threads=count, schedule="dynamic", chunksize=1):
         find_terms(work, i)
     width = (work.args.cols + count - 1) // count
     width = (width + COLUMNS_PER_THREAD - 1) // COLUMNS_PER_THREAD * COLUMNS_PER_THREAD
-    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
+    # The last threads may have no columns left; a part without columns would be a first sweep.
+    for i in prange((work.args.cols + width - 1) // width, num_threads=count, schedule="static", chunksize=1):
+        first_col = i * width
+        last_col = min(first_col + width, work.args.cols)
         for chunk in range(work.chunks):
-            run_part(work, chunk, min(i * width, work.args.cols), min(i * width + width, work.args.cols))
+            run_part(work, chunk, first_col, last_col)
     return 0

@@ -86,9 +86,7 @@ class LayerNorm:
         self.normalized_shape = _as_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
-        dtype = np.dtype(dtype)
-        if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        dtype = _as_float_dtype(dtype)
         # One row through the function itself: it knows what an eps may be.
         layer_norm(np.zeros(self.normalized_shape, dtype), self.normalized_shape, eps=eps)
         affine = self.elementwise_affine
@@ -109,9 +107,8 @@ class LayerNorm:
 
     def forward(self, x: ArrayLike) -> tuple[Array, LayerNormSaved]:
         """Normalize x and return with y what `backward` needs. Do not write to x in between."""
-        x = np.asarray(x)
         y, mean, rstd = layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return y, LayerNormSaved(x, mean, rstd)
+        return y, LayerNormSaved(np.asarray(x), mean, rstd)
 
     def backward(self, dy: ArrayLike, saved: LayerNormSaved) -> LayerNormGradients:
         """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`."""
@@ -148,8 +145,10 @@ class LayerNorm:
         KeyError
             If a parameter is missing, or a name with this prefix is unexpected. Nothing has been changed then.
         TypeError, ValueError
-            If a parameter is not of floats, or has the wrong shape. Nothing has been changed then.
+            If state is not a mapping, a parameter is not of floats, or has the wrong shape. Nothing has been changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
         parameters = self._parameters()
         names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
         for name in parameters:
@@ -171,6 +170,16 @@ class LayerNorm:
             f"LayerNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
             f"bias={self.bias is not None})"
         )
+
+
+def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)) or found is None:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
 
 
 def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
