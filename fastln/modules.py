@@ -145,7 +145,8 @@ class LayerNorm:
         KeyError
             If a parameter is missing, or a name with this prefix is unexpected. Nothing has been changed then.
         TypeError, ValueError
-            If state is not a mapping, a parameter is not of floats, or has the wrong shape. Nothing has been changed then.
+            If state is not a mapping, or a parameter is not of floats or has the wrong shape. Nothing has been changed
+            then.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
