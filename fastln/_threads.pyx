@@ -25,10 +25,10 @@ cdef extern from *:
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
 
-# Below this many bytes read and written, a call stays on the calling thread. Waking a second thread costs 1 to 5 us where
-# its core is idle, but milliseconds where another pool of threads spins there: 13 calls of 0.4 MB between the matrix
-# products of a BERT encoder, with OpenBLAS on the same 2 busy cores, took 77 ms on two threads and 0.4 ms on one. 1 MiB
-# of layer norm takes about 20 us on one thread.
+# Below this many bytes read and written, a call stays on the calling thread. Waking a second thread costs 1 to 5 us
+# where its core is idle, but milliseconds where another pool of threads spins there: 13 calls of 0.4 MB between the
+# matrix products of a BERT encoder, with OpenBLAS on the same 2 busy cores, took 77 ms on two threads and 0.4 ms on
+# one. 1 MiB of layer norm takes about 20 us on one thread.
 DEFAULT_MIN_PARALLEL_BYTES = 1024 * 1024
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
