@@ -35,6 +35,11 @@ cdef inline bint ranges_overlap(object a, object b) noexcept:
     return a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
 
 
+# How many trailing dimensions of an exact ndarray normalized_shape names; 0 if it names others, or is neither int nor
+# tuple.
+cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept
+
+
 # Everything else. These raise TypeError and ValueError; none of them writes to an argument.
 
 cdef object as_floats(str name, object value)

@@ -10,6 +10,12 @@ import operator
 
 import numpy as np
 cimport numpy as cnp
+from cpython.exc cimport PyErr_Clear
+from cpython.long cimport PyLong_CheckExact
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
+cdef extern from "Python.h":
+    Py_ssize_t PyLong_AsSsize_t(object value) noexcept
 
 cnp.import_array()
 
@@ -33,6 +39,37 @@ cdef object as_floats(str name, object value):
         got = type(value).__name__ if array.dtype == object else array.dtype
         raise TypeError(f"{name} must be an array of float32 or float64, got {got}")
     return array
+
+
+cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept:
+    """How many trailing dimensions normalized_shape names; 0 if they are not x's, or it is neither int nor tuple."""
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    cdef Py_ssize_t count, i
+    if ndim == 0:
+        return 0
+    if normalized_shape is None:
+        return 1
+    if PyLong_CheckExact(normalized_shape):
+        return is_size(normalized_shape, cnp.PyArray_DIMS(x)[ndim - 1])
+    if not PyTuple_CheckExact(normalized_shape):
+        return 0
+    count = PyTuple_GET_SIZE(normalized_shape)
+    if count == 0 or count > ndim:
+        return 0
+    for i in range(count):
+        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), cnp.PyArray_DIMS(x)[ndim - count + i]):
+            return 0
+    return <int> count
+
+
+cdef bint is_size(object value, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t number
+    if not PyLong_CheckExact(value):
+        return False
+    number = PyLong_AsSsize_t(value)
+    if number == -1:  # or too large, with an error set
+        PyErr_Clear()
+    return number == size
 
 
 cdef int normalized_ndim(object x, object normalized_shape) except -1:

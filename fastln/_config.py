@@ -31,6 +31,7 @@ def config() -> dict[str, Any]:
             "num_threads": _threads.get_num_threads(),
             "num_threads_reason": _threads.threads_reason(),
             "min_parallel_bytes": _threads.get_min_parallel_bytes(),
+            "stream_bytes": _dispatch.get_stream_bytes(),
             "cgroup_quota": _threads.cgroup_quota(),
             "openmp_library": _openmp_libraries() if openmp else [],
         },

@@ -1,4 +1,4 @@
-"""The active kernel table, for the modules that call it."""
+"""The active kernel table, and the size from which results go past the cache, for the modules that call kernels."""
 
 cdef extern from "fastln.h" nogil:
     ctypedef struct fln_layer_norm_forward_args:
@@ -12,6 +12,7 @@ cdef extern from "fastln.h" nogil:
         Py_ssize_t y_stride
         Py_ssize_t cols
         double eps
+        int stream
 
     ctypedef void (*fln_layer_norm_forward)(
         const fln_layer_norm_forward_args* args, Py_ssize_t first, Py_ssize_t last
@@ -32,6 +33,7 @@ cdef extern from "fastln.h" nogil:
         Py_ssize_t x_stride
         Py_ssize_t dx_stride
         Py_ssize_t cols
+        int stream
 
     ctypedef struct fln_layer_norm_backward_part:
         Py_ssize_t first_row
@@ -61,3 +63,6 @@ cdef extern from "fastln.h" nogil:
 
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active
+
+# A call that reads and writes more than this stores its result past the cache.
+cdef Py_ssize_t stream_bytes

@@ -1,4 +1,4 @@
-"""Choice of the instruction set: the best one at import, or the one that FASTLN_ISA names."""
+"""Choice of the instruction set: the best one at import, or the one that FASTLN_ISA names. And of the kind of stores."""
 
 import os
 
@@ -19,7 +19,26 @@ cdef extern from *:
     const char* FLN_COMPILER
     const char* FLN_BUILD_FLAGS
 
+cdef extern from *:
+    """
+    #include <unistd.h>
+    static long fln_cache_bytes(void) {  // of the last level, 0 where that is not known
+      long size = 0;
+    #ifdef _SC_LEVEL3_CACHE_SIZE
+      size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+      if (size <= 0) size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #endif
+      return size > 0 ? size : 0;
+    }
+    """
+    long fln_cache_bytes()
+
 cdef str _reason
+
+# Where the size of the last-level cache is not known.
+DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
+
+stream_bytes = 0
 
 
 def compiled_isas() -> tuple[str, ...]:
@@ -84,6 +103,31 @@ def build_info() -> dict[str, object]:
     }
 
 
+def set_stream_bytes(size: int) -> int:
+    """Set the size in bytes from which results go past the cache; returns the former one (FASTLN_STREAM_BYTES)."""
+    global stream_bytes
+    cdef Py_ssize_t former = stream_bytes
+    stream_bytes = size
+    return former
+
+
+def get_stream_bytes() -> int:
+    """The size in bytes, read and written, from which results go past the cache."""
+    return stream_bytes
+
+
+def _default_stream_bytes():
+    """Half of the last-level cache: with 32 MB, 1024x768 float32 (9 MB) lost by it and 2048x768 (19 MB) gained."""
+    return (fln_cache_bytes() or DEFAULT_CACHE_BYTES) // 2
+
+
+def _choose_stream_bytes():
+    value = os.environ.get("FASTLN_STREAM_BYTES")
+    if value and not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
+    set_stream_bytes(int(value) if value else _default_stream_bytes())
+
+
 cdef int _choose(str name, str argument, str reason) except -1:
     global active, _reason
     available = available_isas()
@@ -106,3 +150,4 @@ def _choose_at_import():
 
 
 _choose_at_import()
+_choose_stream_bytes()

@@ -3,10 +3,7 @@
 import numpy as np
 cimport cython
 cimport numpy as cnp
-from cpython.exc cimport PyErr_Clear
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 
@@ -21,14 +18,12 @@ from fastln._arrays cimport (
     is_plain,
     may_share_rows,
     normalized_ndim,
+    plain_normalized_ndim,
     ranges_overlap,
     with_rows,
 )
-from fastln._dispatch cimport active, fln_kernels, fln_layer_norm_forward, fln_layer_norm_forward_args
+from fastln._dispatch cimport active, fln_kernels, fln_layer_norm_forward, fln_layer_norm_forward_args, stream_bytes
 from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
-
-cdef extern from "Python.h":
-    Py_ssize_t PyLong_AsSsize_t(object value) noexcept
 
 cnp.import_array()
 
@@ -191,37 +186,6 @@ cdef bint plan_plain(
     return True
 
 
-cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept:
-    """How many trailing dimensions normalized_shape names; 0 if they are not x's, or it is neither int nor tuple."""
-    cdef int ndim = cnp.PyArray_NDIM(x)
-    cdef Py_ssize_t count, i
-    if ndim == 0:
-        return 0
-    if normalized_shape is None:
-        return 1
-    if PyLong_CheckExact(normalized_shape):
-        return is_size(normalized_shape, cnp.PyArray_DIMS(x)[ndim - 1])
-    if not PyTuple_CheckExact(normalized_shape):
-        return 0
-    count = PyTuple_GET_SIZE(normalized_shape)
-    if count == 0 or count > ndim:
-        return 0
-    for i in range(count):
-        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), cnp.PyArray_DIMS(x)[ndim - count + i]):
-            return 0
-    return <int> count
-
-
-cdef bint is_size(object value, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t number
-    if not PyLong_CheckExact(value):
-        return False
-    number = PyLong_AsSsize_t(value)
-    if number == -1:  # or too large, with an error set
-        PyErr_Clear()
-    return number == size
-
-
 cdef fln_layer_norm_forward kernel_for(int type_num) noexcept:
     cdef const fln_kernels* kernels = active
     return kernels.layer_norm_forward_f32 if type_num == cnp.NPY_FLOAT32 else kernels.layer_norm_forward_f64
@@ -242,6 +206,8 @@ cdef int run(Plan* plan, object num_threads) except -1:
     cdef int count = 1, i
     cdef Py_ssize_t block
     cdef Py_ssize_t rows = plan.rows
+    # In place, what is written is in the cache already.
+    plan.args.stream = plan.size > stream_bytes and plan.args.y != plan.args.x
     if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
         plan.kernel(&plan.args, 0, rows)
         return 0

@@ -1,8 +1,10 @@
 """Gradients of layer normalization: arguments to rows of memory, rows or columns to threads."""
 
 import numpy as np
+cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
+from libc.stdlib cimport free, malloc
 
 from fastln._arrays cimport (
     Rows,
@@ -11,8 +13,12 @@ from fastln._arrays cimport (
     as_shaped,
     check_out,
     find_rows,
+    has_shape,
+    is_plain,
     may_share_rows,
     normalized_ndim,
+    plain_normalized_ndim,
+    ranges_overlap,
     with_rows,
 )
 from fastln._dispatch cimport (
@@ -24,6 +30,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_args,
     fln_layer_norm_backward_merge,
     fln_layer_norm_backward_part,
+    stream_bytes,
 )
 from fastln._threads cimport check_num_threads, threads_for
 
@@ -39,15 +46,27 @@ cdef Py_ssize_t SMALLEST_CHUNK = 8 * FLN_BACKWARD_BLOCK_ROWS
 cdef Py_ssize_t COLUMNS_PER_THREAD = 1024
 
 
-cdef struct Work:
+# A checked call: everything that the kernel needs but dx, dweight and dbias.
+cdef struct Plan:
     fln_layer_norm_backward_args args
     fln_layer_norm_backward kernel
     fln_layer_norm_backward_merge merge
     Py_ssize_t rows
+    Py_ssize_t size  # bytes read and written
+    int ndim  # normalized dimensions
+    int totals  # doubles a column
+
+
+# A plan under way.
+cdef struct Work:
+    fln_layer_norm_backward_args args
+    fln_layer_norm_backward kernel
+    Py_ssize_t rows
     Py_ssize_t chunk_rows
     Py_ssize_t chunks
+    Py_ssize_t totals  # doubles a chunk
     void* terms
-    double* dweight  # chunks * 2 * cols totals, or NULL
+    double* dweight  # totals of each chunk, or NULL
     double* dbias
 
 
@@ -100,14 +119,114 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
-    cdef Work work
-    cdef Rows x_rows, dy_rows, dx_rows
-    cdef const fln_kernels* kernels = active
+    cdef Plan plan
     check_num_threads(num_threads)
     want_dx, want_dweight, want_dbias = as_mask(output_mask)
+    if want_dx and plan_plain(&plan, dy, x, mean, rstd, weight, normalized_shape, out):
+        dx = out
+        if dx is None:
+            dx = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+        plan.args.dx = cnp.PyArray_DATA(dx)
+        dweight, dbias = empty_parameters(x, plan.ndim, want_dweight, want_dbias)
+        run(&plan, dweight, dbias, num_threads)
+        return dx, dweight, dbias
+    return convert_and_run(
+        dy, x, mean, rstd, weight, normalized_shape, want_dx, want_dweight, want_dbias, out, num_threads
+    )
+
+
+cdef bint plan_plain(
+    Plan* plan, object dy, object x, object mean, object rstd, object weight, object normalized_shape, object out
+) noexcept:
+    """Fills in the plan of a usual call. False: the call is unusual, or wrong."""
+    cdef int ndim, lead, i, type_num
+    cdef const cnp.npy_intp* shape
+    cdef Py_ssize_t cols = 1, rows = 1
+    if not cnp.PyArray_CheckExact(x):
+        return False
+    type_num = cnp.PyArray_TYPE(x)
+    if type_num != cnp.NPY_FLOAT32 and type_num != cnp.NPY_FLOAT64 or not is_plain(x, type_num):
+        return False
+    ndim = plain_normalized_ndim(x, normalized_shape)
+    if ndim == 0:
+        return False
+    lead = cnp.PyArray_NDIM(x) - ndim
+    shape = cnp.PyArray_DIMS(x)
+    for i in range(lead):
+        rows *= shape[i]
+    for i in range(lead, lead + ndim):
+        cols *= shape[i]
+    if cols == 0:
+        return False
+
+    if not (is_plain(dy, type_num) and has_shape(dy, lead + ndim, shape)):
+        return False
+    if not (is_stats(mean, type_num, lead, ndim, shape) and is_stats(rstd, type_num, lead, ndim, shape)):
+        return False
+    if weight is not None and not (is_plain(weight, type_num) and has_shape(weight, ndim, shape + lead)):
+        return False
+    if out is not None:
+        if not (is_plain(out, type_num) and cnp.PyArray_ISWRITEABLE(out) and has_shape(out, lead + ndim, shape)):
+            return False
+        if ranges_overlap(out, x) and cnp.PyArray_DATA(out) != cnp.PyArray_DATA(x):
+            return False
+        if ranges_overlap(out, dy) and cnp.PyArray_DATA(out) != cnp.PyArray_DATA(dy):
+            return False
+        if ranges_overlap(out, mean) or ranges_overlap(out, rstd):
+            return False
+        if weight is not None and ranges_overlap(out, weight):
+            return False
+
+    plan.args.dy = cnp.PyArray_DATA(dy)
+    plan.args.x = cnp.PyArray_DATA(x)
+    plan.args.mean = cnp.PyArray_DATA(mean)
+    plan.args.rstd = cnp.PyArray_DATA(rstd)
+    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
+    plan.args.dy_stride = plan.args.x_stride = plan.args.dx_stride = plan.args.cols = cols
+    plan.rows = rows
+    plan.size = 3 * cnp.PyArray_NBYTES(x)
+    plan.ndim = ndim
+    choose_kernel(plan, type_num)
+    return True
+
+
+cdef bint is_stats(object a, int type_num, int lead, int ndim, const cnp.npy_intp* shape) noexcept:
+    """Whether it is as layer_norm_forward returned it for an x of this shape."""
+    cdef int i
+    if not (is_plain(a, type_num) and cnp.PyArray_NDIM(a) == lead + ndim):
+        return False
+    for i in range(lead + ndim):
+        if cnp.PyArray_DIMS(a)[i] != (shape[i] if i < lead else 1):
+            return False
+    return True
+
+
+cdef void choose_kernel(Plan* plan, int type_num) noexcept:
+    cdef const fln_kernels* kernels = active
+    plan.totals = 1 if type_num == cnp.NPY_FLOAT32 else 2
+    if type_num == cnp.NPY_FLOAT32:
+        plan.kernel, plan.merge = kernels.layer_norm_backward_f32, kernels.layer_norm_backward_merge_f32
+    else:
+        plan.kernel, plan.merge = kernels.layer_norm_backward_f64, kernels.layer_norm_backward_merge_f64
+
+
+cdef tuple empty_parameters(object x, int ndim, bint want_dweight, bint want_dbias):
+    cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(x) + (cnp.PyArray_NDIM(x) - ndim)
+    return (
+        cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(x), 0) if want_dweight else None,
+        cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(x), 0) if want_dbias else None,
+    )
+
+
+cdef object convert_and_run(
+    object dy, object x, object mean, object rstd, object weight, object normalized_shape,
+    bint want_dx, bint want_dweight, bint want_dbias, object out, object num_threads
+):
+    """A call that plan_plain does not take: explains what is wrong with it, or converts what needs converting."""
+    cdef Plan plan
+    cdef Rows x_rows, dy_rows, dx_rows
     x = as_floats("x", x)
     cdef int ndim = normalized_ndim(x, normalized_shape)
-    shape = x.shape[x.ndim - ndim:]
     dtype = x.dtype.newbyteorder("=")
     dy = as_shaped("dy", dy, x.shape, "match x")
     stats_shape = x.shape[:x.ndim - ndim] + (1,) * ndim
@@ -124,6 +243,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     dy = with_rows(dy if dy.dtype.newbyteorder("=") == dtype else dy.astype(dtype), ndim)
     find_rows(x, ndim, &x_rows)
     find_rows(dy, ndim, &dy_rows)
+    plan.args.dx, plan.args.dx_stride = NULL, 0
     if want_dx:
         dx = np.empty(x.shape, dtype) if out is None else out
         dx_buffer = dx if find_rows(dx, ndim, &dx_rows) else np.empty(x.shape, dtype)
@@ -137,50 +257,69 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
         mean, rstd, weight = (
             a if a is None or not np.may_share_memory(a, dx_buffer) else a.copy() for a in (mean, rstd, weight)
         )
+        plan.args.dx, plan.args.dx_stride = dx_rows.data, dx_rows.stride
 
-    work.rows = x_rows.rows
-    work.chunk_rows = chunk_rows(work.rows)
-    work.chunks = (work.rows + work.chunk_rows - 1) // work.chunk_rows
-    work.args.dy, work.args.dy_stride = dy_rows.data, dy_rows.stride
-    work.args.x, work.args.x_stride = x_rows.data, x_rows.stride
-    work.args.dx, work.args.dx_stride = NULL, 0
-    if want_dx:
-        work.args.dx, work.args.dx_stride = dx_rows.data, dx_rows.stride
-    work.args.mean = cnp.PyArray_DATA(mean)
-    work.args.rstd = cnp.PyArray_DATA(rstd)
-    work.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
-    work.args.cols = x_rows.cols
-    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32:
-        work.kernel, work.merge = kernels.layer_norm_backward_f32, kernels.layer_norm_backward_merge_f32
-    else:
-        work.kernel, work.merge = kernels.layer_norm_backward_f64, kernels.layer_norm_backward_merge_f64
-
-    totals_shape = (work.chunks, 2, work.args.cols)
-    dweight_totals = np.zeros(totals_shape) if want_dweight else None
-    dbias_totals = np.zeros(totals_shape) if want_dbias else None
-    dweight = np.empty(shape, dtype) if want_dweight else None
-    dbias = np.empty(shape, dtype) if want_dbias else None
-    work.dweight = <double*> NULL if dweight is None else <double*> cnp.PyArray_DATA(dweight_totals)
-    work.dbias = <double*> NULL if dbias is None else <double*> cnp.PyArray_DATA(dbias_totals)
-    blocks = (work.rows + FLN_BACKWARD_BLOCK_ROWS - 1) // FLN_BACKWARD_BLOCK_ROWS
-    units = max(work.rows, work.args.cols // COLUMNS_PER_THREAD)
-    cdef int count = threads_for(units, 3 * x.nbytes, num_threads)
-    if count > work.chunks:  # too few chunks of rows for the threads: they share the columns
-        terms = np.empty(blocks * FLN_BACKWARD_BLOCK_ROWS * FLN_BACKWARD_TERMS, dtype)
-        work.terms = cnp.PyArray_DATA(terms)
-        with nogil:
-            run_by_columns(&work, count)
-    else:
-        work.terms = NULL
-        with nogil:
-            run_by_rows(&work, count)
-    if dweight is not None:
-        work.merge(work.dweight, work.chunks, work.args.cols, cnp.PyArray_DATA(dweight))
-    if dbias is not None:
-        work.merge(work.dbias, work.chunks, work.args.cols, cnp.PyArray_DATA(dbias))
+    plan.args.dy, plan.args.dy_stride = dy_rows.data, dy_rows.stride
+    plan.args.x, plan.args.x_stride = x_rows.data, x_rows.stride
+    plan.args.mean = cnp.PyArray_DATA(mean)
+    plan.args.rstd = cnp.PyArray_DATA(rstd)
+    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
+    plan.args.cols = x_rows.cols
+    plan.rows = x_rows.rows
+    plan.size = 3 * x.nbytes
+    choose_kernel(&plan, cnp.PyArray_TYPE(x))
+    dweight, dbias = empty_parameters(x, ndim, want_dweight, want_dbias)
+    run(&plan, dweight, dbias, num_threads)
     if dx_buffer is not dx:
         dx[...] = dx_buffer
     return dx, dweight, dbias
+
+
+@cython.cdivision(True)
+cdef int run(Plan* plan, object dweight, object dbias, object num_threads) except -1:
+    """The kernel over all rows, and the totals of its chunks merged into dweight and dbias."""
+    cdef Work work
+    cdef double* totals = NULL
+    cdef void* dweight_to = NULL if dweight is None else cnp.PyArray_DATA(dweight)
+    cdef void* dbias_to = NULL if dbias is None else cnp.PyArray_DATA(dbias)
+    cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
+    cdef int count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
+    work.args = plan.args
+    # In place, what is written is in the cache already.
+    work.args.stream = plan.size > stream_bytes and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
+    work.kernel = plan.kernel
+    work.rows = rows
+    work.chunk_rows = chunk_rows(rows)
+    work.chunks = (rows + work.chunk_rows - 1) // work.chunk_rows
+    work.dweight = work.dbias = NULL
+    work.terms = NULL
+    work.totals = plan.totals * cols
+    size = work.chunks * work.totals
+    try:
+        if dweight is not None or dbias is not None:
+            totals = <double*> malloc(max(2 * size, 1) * sizeof(double))
+            if totals == NULL:
+                raise MemoryError
+            work.dweight = totals if dweight is not None else <double*> NULL
+            work.dbias = totals + size if dbias is not None else <double*> NULL
+        if count > work.chunks:  # too few chunks of rows for the threads: they share the columns
+            blocks = (rows + FLN_BACKWARD_BLOCK_ROWS - 1) // FLN_BACKWARD_BLOCK_ROWS
+            work.terms = malloc(max(blocks, 1) * FLN_BACKWARD_BLOCK_ROWS * FLN_BACKWARD_TERMS * sizeof(double))
+            if work.terms == NULL:
+                raise MemoryError
+        with nogil:
+            if work.terms != NULL:
+                run_by_columns(&work, count)
+            else:
+                run_by_rows(&work, count)
+            if work.dweight != NULL:
+                plan.merge(work.dweight, work.chunks, cols, dweight_to)
+            if work.dbias != NULL:
+                plan.merge(work.dbias, work.chunks, cols, dbias_to)
+    finally:
+        free(totals)
+        free(work.terms)
+    return 0
 
 
 cdef tuple as_mask(object output_mask):
@@ -210,7 +349,7 @@ cdef void run_part(
 ) noexcept nogil:
     """The rows of a chunk, over some columns."""
     cdef fln_layer_norm_backward_part part
-    cdef Py_ssize_t totals = chunk * 2 * work.args.cols
+    cdef Py_ssize_t totals = chunk * work.totals
     part.first_row = chunk * work.chunk_rows
     part.last_row = min(part.first_row + work.chunk_rows, work.rows)
     part.first_col = first_col

@@ -25,6 +25,7 @@ typedef struct fln_layer_norm_forward_args {
   ptrdiff_t y_stride;
   ptrdiff_t cols;  // at least 1
   double eps;      // in squared units of x, finite and >= 0
+  int stream;      // whether y should go past the cache (see generic/stream.h)
 } fln_layer_norm_forward_args;
 
 // Normalizes rows first <= row < last.
@@ -48,10 +49,12 @@ typedef struct fln_layer_norm_backward_args {
   ptrdiff_t x_stride;
   ptrdiff_t dx_stride;
   ptrdiff_t cols;  // at least 1
+  int stream;      // whether dx should go past the cache
 } fln_layer_norm_backward_args;
 
 // A part of its work: rows first_row <= row < last_row (first_row a multiple of the block), columns first_col <= col <
-// last_col. What is added to dweight and dbias are totals: 2 * cols doubles each, zero at first, or NULL.
+// last_col. What dweight and dbias point to are totals, or NULL: for each
+// column 1 double (f32) or 2 (f64), in any state before the part that has its first row.
 //
 // Either a part has all columns and terms == NULL, and does everything. Or `terms` has room for FLN_BACKWARD_TERMS
 // numbers for each row of whole blocks: a part without columns fills it in for its rows, and parts with columns use it.

@@ -47,15 +47,18 @@ void forward(const Header& header, fln_layer_norm_forward kernel) {
                                             header.cols,
                                             header.cols,
                                             header.cols,
-                                            header.eps};
+                                            header.eps,
+                                            1};
   kernel(&args, 0, header.rows);
   write(y);
   write(mean);
   write(rstd);
 }
 
-// The totals of dweight or dbias: zero at first.
-std::vector<double> totals(const Header& header) { return std::vector<double>(static_cast<size_t>(2 * header.cols)); }
+// The totals of dweight or dbias: room for either type, of any content.
+std::vector<double> totals(const Header& header) {
+  return std::vector<double>(static_cast<size_t>(2 * header.cols), -1.0);
+}
 
 template <typename T>
 struct Gradients {
@@ -107,7 +110,8 @@ bool backward(const Header& header, fln_layer_norm_backward kernel, fln_layer_no
   const std::vector<T> mean = read<T>(header.rows), rstd = read<T>(header.rows);
   const fln_layer_norm_backward_args args = {
       dy.data(), x.data(),    mean.data(), rstd.data(), header.weight ? weight.data() : nullptr,
-      nullptr,   header.cols, header.cols, header.cols, header.cols};
+      nullptr,   header.cols, header.cols, header.cols, header.cols,
+      1};
   const Gradients<T> result = gradients<T>(header, args, kernel, merge, 0);
   for (const int64_t split : {header.cols / 3, header.cols - 1}) {
     if (split && !(gradients<T>(header, args, kernel, merge, split) == result)) return false;

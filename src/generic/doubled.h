@@ -25,6 +25,12 @@ struct Doubled {
     high.store(p + H::lanes);
   }
 
+  // As store(), past the cache; p is aligned to the whole. stream_fence() ends a run of these.
+  FLN_INLINE void stream(T* p) const {
+    low.stream(p);
+    high.stream(p + H::lanes);
+  }
+
   // Writes the lanes below n only; 0 <= n <= lanes.
   FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
     if (n < H::lanes) {

@@ -44,14 +44,14 @@ struct LayerNormForward {
     RowScales<T, 1> scales = scales_of(row, m);
     // x_hat of a constant row is 0, even where 1 / sqrt(eps) is past the range of T. With eps = 0 it is 0 * Inf.
     if (!in_range && args.eps > 0) scales.rstd[0] = 0;
-    normalize<1>(x(row), 0, y(row), 0, cols, scales, affine);
+    normalize<1, false>(x(row), 0, y(row), 0, cols, scales, affine);
   }
 
   // ROWS rows at a time, as far as they go; returns the first row that is left. While one group is normalized, the
   // next one's sums are under way: the latency of its reductions, root and division is hidden behind that. Of short
   // rows, the shift is found one group earlier still, so that nothing in an iteration waits for anything else in it.
   // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
-  template <typename Row, int ROWS>
+  template <typename Row, int ROWS, bool STREAM>
   __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last) const {
     RowScales<T, ROWS> scales;
     Moments<T, ROWS> m, next;
@@ -60,9 +60,10 @@ struct LayerNormForward {
     for (; row + ROWS <= last; row += ROWS) {
       m = next;
       const bool more = row + 2 * ROWS <= last;
+      if (STREAM) prefetch_group<ROWS>(row + ROWS * rows_ahead<T>(cols), last);
       if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
       find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
-      if (Row::is_short && ready >= 0) normalize_group(ready, scales);
+      if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales);
       if (m.is_centered() & is_in_range(m)) {
         scales = scales_of(row, m);
         ready = row;
@@ -72,26 +73,38 @@ struct LayerNormForward {
       }
       if (Row::is_short) continue;
       if (more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
-      if (ready >= 0) normalize_group(ready, scales);
+      if (ready >= 0) normalize_group<STREAM>(ready, scales);
     }
-    if (Row::is_short && ready >= 0) normalize_group(ready, scales);
+    if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales);
     return row;
   }
 
-  template <int ROWS>
+  template <bool STREAM, int ROWS>
   FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales) const {
-    normalize<ROWS>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
+    normalize<ROWS, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
   }
 
-  template <typename Row>
+  template <int ROWS>
+  FLN_INLINE void prefetch_group(ptrdiff_t row, ptrdiff_t last) const {
+    for (ptrdiff_t end = row + ROWS; row < end && row < last; ++row) {
+      prefetch_row_end(y(row), cols);
+      prefetch_cols(x(row), cols);
+    }
+  }
+
+  template <typename Row, bool STREAM = false>
   FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t last) const {
     const size_t size = static_cast<size_t>(cols) * sizeof(T);
-    if (size <= GROUPS_UP_TO || size >= GROUPS_FROM) row = groups<Row, GROUP>(row, last);
-    groups<Row, 1>(row, last);
+    if (size <= GROUPS_UP_TO || size >= GROUPS_FROM) row = groups<Row, GROUP, STREAM>(row, last);
+    groups<Row, 1, STREAM>(row, last);
+    if (STREAM) stream_fence();
   }
 
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
-    if (cols > STEP<T>) return rows<LongRow<T>>(first, last);
+    if (cols > STEP<T>) {
+      const bool stream = args.stream && can_stream<T>(cols, args.y_stride);
+      return stream ? rows<LongRow<T>, true>(first, last) : rows<LongRow<T>>(first, last);
+    }
     switch ((cols + LANES<T> - 1) / LANES<T>) {
       case 1:
         return rows<ShortRow<T, 1>>(first, last);

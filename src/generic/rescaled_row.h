@@ -87,7 +87,7 @@ __attribute__((noinline, cold)) void rescaled_row(const T* x, T* y, ptrdiff_t co
   const double scaled_eps = std::ldexp(eps, 2 * (g - f));
   const double r = reciprocal_root<double>(Single<double>{m.var.v + scaled_eps}).high.v;
   if (f == 0) {
-    normalize<1>(y, 0, y, 0, cols, RowScales<T, 1>::of(m, scaled_eps), affine);
+    normalize<1, false>(y, 0, y, 0, cols, RowScales<T, 1>::of(m, scaled_eps), affine);
   } else {
     shrink(y, cols, m.shift[0], r, -m.lo.v * r, f, affine);
   }

@@ -13,6 +13,7 @@ struct Single {
   static FLN_INLINE Single load(const T* p) { return {*p}; }
   static FLN_INLINE Single load_first(const T* p, ptrdiff_t n, Single fill) { return n > 0 ? load(p) : fill; }
   FLN_INLINE void store(T* p) const { *p = v; }
+  FLN_INLINE void stream(T* p) const { store(p); }
   FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
     if (n > 0) *p = v;
   }

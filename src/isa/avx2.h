@@ -18,7 +18,4 @@ using Quad = F64x4;
 // 2 vectors of 16 lanes are 4 registers for the sum and 4 for the sum of squares; 4 would need all 16 registers.
 constexpr int ACCUMULATORS = 2;
 
-// Registers of a tile of the backward pass, of which 4 sums are kept.
-constexpr int BACKWARD_TILE = 1;
-
 constexpr bool HAS_FMA = true;

@@ -18,6 +18,7 @@ struct F32x16 {
     return {_mm512_mask_loadu_ps(fill.v, first_lanes(n), p)};
   }
   FLN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  FLN_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
   FLN_INLINE float sum() const {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -36,6 +37,7 @@ struct F64x8 {
     return {_mm512_mask_loadu_pd(fill.v, static_cast<__mmask8>(first_lanes(n)), p)};
   }
   FLN_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  FLN_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
     _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(n)), v);
   }
@@ -90,8 +92,5 @@ struct NativeOf<double> {
 using Quad = F64x4;
 
 constexpr int ACCUMULATORS = 4;
-
-// Registers of a tile of the backward pass, of which 4 sums are kept.
-constexpr int BACKWARD_TILE = 4;
 
 constexpr bool HAS_FMA = true;

@@ -17,6 +17,7 @@ struct F32x4 {
     return load(lane);
   }
   FLN_INLINE void store(float* p) const { vst1q_f32(p, v); }
+  FLN_INLINE void stream(float* p) const { store(p); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
     float lane[lanes];
     store(lane);
@@ -39,6 +40,7 @@ struct F64x2 {
     return n >= lanes ? load(p) : n > 0 ? F64x2{vsetq_lane_f64(*p, fill.v, 0)} : fill;
   }
   FLN_INLINE void store(double* p) const { vst1q_f64(p, v); }
+  FLN_INLINE void stream(double* p) const { store(p); }
   FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
     if (n >= lanes) {
       store(p);
@@ -96,7 +98,6 @@ using Quad = Doubled<F64x2>;
 // 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
 constexpr int ACCUMULATORS = 2;
 
-// Registers of a tile of the backward pass, of which 4 sums are kept.
-constexpr int BACKWARD_TILE = 1;
-
 constexpr bool HAS_FMA = true;
+
+FLN_INLINE void stream_fence() {}

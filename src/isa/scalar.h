@@ -28,7 +28,6 @@ struct NativeOf {
 
 constexpr int ACCUMULATORS = 1;
 
-// Registers of a tile of the backward pass, of which 4 sums are kept.
-constexpr int BACKWARD_TILE = 1;
-
 constexpr bool HAS_FMA = false;
+
+FLN_INLINE void stream_fence() {}

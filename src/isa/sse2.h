@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../generic/doubled.h"
-#include "x86_sums.h"
+#include "x86.h"
 
 struct F32x4 {
   using value_type = float;
@@ -18,6 +18,7 @@ struct F32x4 {
     return load(lane);
   }
   FLN_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
+  FLN_INLINE void stream(float* p) const { _mm_stream_ps(p, v); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
     float lane[lanes];
     store(lane);
@@ -37,6 +38,7 @@ struct F64x2 {
     return n >= lanes ? load(p) : n > 0 ? F64x2{_mm_loadl_pd(fill.v, p)} : fill;
   }
   FLN_INLINE void store(double* p) const { _mm_storeu_pd(p, v); }
+  FLN_INLINE void stream(double* p) const { _mm_stream_pd(p, v); }
   FLN_INLINE void store_first(double* p, ptrdiff_t n) const {
     if (n >= lanes) {
       store(p);
@@ -95,8 +97,5 @@ struct NativeOf<double> {
 using Quad = Doubled<F64x2>;
 
 constexpr int ACCUMULATORS = 1;
-
-// Registers of a tile of the backward pass, of which 4 sums are kept.
-constexpr int BACKWARD_TILE = 1;
 
 constexpr bool HAS_FMA = false;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../generic/doubled.h"
-#include "x86_sums.h"
+#include "x86.h"
 
 FLN_INLINE __m256i first_lanes_f32(ptrdiff_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -23,6 +23,7 @@ struct F32x8 {
     return {_mm256_blendv_ps(fill.v, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask))};
   }
   FLN_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  FLN_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm256_maskstore_ps(p, first_lanes_f32(n), v); }
   FLN_INLINE float sum() const { return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
 };
@@ -39,6 +40,7 @@ struct F64x4 {
     return {_mm256_blendv_pd(fill.v, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask))};
   }
   FLN_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  FLN_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   FLN_INLINE void store_first(double* p, ptrdiff_t n) const { _mm256_maskstore_pd(p, first_lanes_f64(n), v); }
   FLN_INLINE double sum() const { return sum_of_2(_mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1))); }
 };
