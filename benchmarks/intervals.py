@@ -1,0 +1,88 @@
+"""What timings allow to say: ratios with intervals, and means of ratios.
+
+Times of a contender are an array (visits, rounds), NaN where it sat out. All contenders of a cell take turns in each
+round, so what slows the machine down for a while slows them alike, and the ratio within a round stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+FASTER, EVEN, SLOWER = "faster", "even", "slower"
+
+# What a ratio changes from one run to the next beyond the scatter of its rounds: where arrays lie in memory, what
+# neighbours do for minutes. Intervals are wider by this factor on either side.
+BETWEEN_RUNS = 1.03
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+
+
+class Ratio(NamedTuple):
+    """A ratio of two times and the interval it lies in."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the ratio allows to say of the denominator; no win and no loss where the interval spans 1."""
+        return FASTER if self.low > 1 else SLOWER if self.high < 1 else EVEN
+
+
+def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio | None:
+    """The median of the ratios within rounds; None if there is no round in which both took part.
+
+    Parameters
+    ----------
+    numerator, denominator : ndarray
+        Times, (visits, rounds).
+
+    Returns
+    -------
+    Ratio or None
+        The interval begins at the lowest and ends at the highest bootstrap interval of any visit, and is widened by
+        BETWEEN_RUNS: visits to a cell are minutes apart and use new arrays, so what differs between them is noise too.
+    """
+    logs = np.log(numerator) - np.log(denominator)
+    visits = [visit[np.isfinite(visit)] for visit in logs]
+    visits = [visit for visit in visits if len(visit)]
+    if not visits:
+        return None
+    intervals = [bootstrap_interval(visit) for visit in visits]
+    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+    return Ratio(
+        float(np.exp(np.median(np.concatenate(visits)))),
+        float(np.exp(low) / BETWEEN_RUNS),
+        float(np.exp(high) * BETWEEN_RUNS),
+    )
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """The interval of the median. Resampling is seeded: the same values give the same interval."""
+    rng = np.random.default_rng(0)
+    medians = np.median(values[rng.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def change(before: Ratio, after: Ratio) -> Ratio:
+    """By what a ratio has changed; the interval holds whatever the two may be in theirs."""
+    return Ratio(after.value / before.value, after.low / before.high, after.high / before.low)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """exp(mean(log(values))), the mean for ratios; NaN if there are none."""
+    logs = np.log(list(values))
+    return float(np.exp(logs.mean())) if len(logs) else float("nan")
+
+
+def median_time(times: np.ndarray) -> float:
+    """The median of all rounds; NaN if there are none."""
+    found = times[np.isfinite(times)]
+    return float(np.median(found)) if len(found) else float("nan")
