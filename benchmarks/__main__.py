@@ -16,20 +16,20 @@ from typing import Any
 # count), which still spans the time between two calls of a batch. The same for all who use it: fastln, PyTorch, numba.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-from .cells import DTYPES, OPERATIONS, Cell  # noqa: E402
-from .contenders import select  # noqa: E402
-from .measure import Effort  # noqa: E402
-from .shapes import QUICK, STANDARD, parse_shape  # noqa: E402
+from .cells import DTYPES, OPERATIONS, Cell
+from .contenders import select
+from .measure import Effort
+from .shapes import QUICK, STANDARD, parse_shape
 
 INSTALL = "pip install --group bench"
 DEFAULT_FOLDER = Path("build/benchmarks")
 
-# Rounds warm and cold in each of two visits, and the seconds after which the rounds of a visit end.
 EFFORTS = {
-    "quick": Effort(rounds=15, cold_rounds=7, seconds=0.8),
-    "standard": Effort(rounds=20, cold_rounds=10, seconds=1.5),
-    "full": Effort(rounds=30, cold_rounds=12, seconds=2.0),
+    "quick": Effort(rounds=40, cold_rounds=10, seconds=1.2, cold_seconds=0.6, total_seconds=90),
+    "standard": Effort(rounds=40, cold_rounds=12, seconds=2.0, cold_seconds=1.0, total_seconds=600),
+    "full": Effort(rounds=60, cold_rounds=15, seconds=2.5, cold_seconds=1.5, total_seconds=1300),
 }
+NO_LIMIT = 1e6  # seconds
 
 EPILOG = """\
 examples:
@@ -139,7 +139,7 @@ def make_plan(args: argparse.Namespace):
     name = "quick" if args.quick else "full" if args.full else "standard"
     effort = EFFORTS[name]
     if args.rounds:
-        effort = Effort(args.rounds, math.ceil(args.rounds / 2), seconds=3600)
+        effort = Effort(args.rounds, math.ceil(args.rounds / 2), NO_LIMIT, NO_LIMIT, NO_LIMIT)
     shapes = args.shapes or (QUICK if args.quick else STANDARD)
     dtypes = args.dtypes or (DTYPES if args.full else DTYPES[:1])
     threads = args.threads or (1, available_cpus())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +30,16 @@ def compare(before: Results, after: Results) -> list[Change]:
     The machine may have been faster in one of the runs, so what is compared is not fastln's time but its ratio to the
     others that are in both runs: the geometric mean of their times in each round. Only where there are none it is time.
     """
-    found = []
+    return [_change(*both) for both in _in_both(before, after)]
+
+
+def _in_both(before: Results, after: Results) -> Iterator[tuple[CellResult, CellResult, str]]:
+    """The two results of a cell that both runs have timed, warm and cold."""
     for old in before.cells:
         for new in (result for result in after.cells if result.cell == old.cell):
             for cache in CACHES:
                 if old.timed(cache) and new.timed(cache):
-                    found.append(_change(old, new, cache))
-    return found
+                    yield old, new, cache
 
 
 def _change(old: CellResult, new: CellResult, cache: str) -> Change:
@@ -66,15 +70,12 @@ def _control(result: CellResult, names: list[str], cache: str) -> np.ndarray:
 def contradictions(before: Results, after: Results) -> list[str]:
     """Cells in which one run finds fastln faster than a contender and the other slower."""
     found = []
-    for old in before.cells:
-        for new in (result for result in after.cells if result.cell == old.cell):
-            for cache in CACHES:
-                for name, entry in old.entries.items():
-                    ratios = [result.speed_up(name, cache) for result in (old, new)]
-                    verdicts = {ratio.verdict for ratio in ratios if ratio}
-                    if entry.kind != SUBJECT and {FASTER, SLOWER} <= verdicts:
-                        both = " and ".join(map(speed_up, ratios))
-                        found.append(f"{old.cell}, {cache}: fastln against {name}: {both}")
+    for old, new, cache in _in_both(before, after):
+        for name in old.entries:
+            ratios = [result.speed_up(name, cache) for result in (old, new)]
+            if {FASTER, SLOWER} <= {ratio.verdict for ratio in ratios if ratio}:
+                both = " and ".join(map(speed_up, ratios))
+                found.append(f"{old.cell}, {cache}: fastln against {name}: {both}")
     return found
 
 

@@ -19,7 +19,7 @@ LARGEST_ERROR = 1000.0
 NO_BACKWARD = "has no backward pass"
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Why a contender is not timed, in one line. `error` is the largest one, where the result was wrong."""
 
     def __init__(self, reason: str, error: float | None = None):
@@ -73,12 +73,12 @@ class Contender:
         self._resolve("set_threads")(threads)
 
     def prepare(self, operation: str, arrays: Arrays) -> Prepared:
-        """Make the call for these arrays; Refused if it cannot be made."""
+        """Make the call for these arrays; RefusedError if it cannot be made."""
         for word in (operation, arrays.x.dtype.name):
             if word in self.refuses:
-                raise Refused(self.refuses[word])
+                raise RefusedError(self.refuses[word])
         if reason := self.missing():
-            raise Refused(reason)
+            raise RefusedError(reason)
         return self._resolve(self.functions[operation])(arrays)
 
     def prepare_checked(self, operation: str, arrays: Arrays, exact: Exact) -> tuple[Prepared, float | None]:
@@ -86,21 +86,21 @@ class Contender:
 
         Raises
         ------
-        Refused
+        RefusedError
             If it is missing, cannot do it, fails, or gives a wrong result.
         """
         try:
             prepared = self.prepare(operation, arrays)
             outputs = prepared.outputs(prepared.call())
             error = None if self.kind == FLOOR else largest_error(outputs, exact)
-        except (Refused, KeyboardInterrupt):
+        except (RefusedError, KeyboardInterrupt):
             raise
         except OutputsError as failure:
-            raise Refused(f"wrong result: {failure}") from None
+            raise RefusedError(f"wrong result: {failure}") from None
         except Exception as failure:  # whatever a library raises is the reason why it is absent
-            raise Refused(one_line(failure)) from failure
+            raise RefusedError(one_line(failure)) from failure
         if error is not None and not error <= LARGEST_ERROR:
-            raise Refused(f"wrong result: largest error {error:.3g} eps, allowed {LARGEST_ERROR:g}", error)
+            raise RefusedError(f"wrong result: largest error {error:.3g} eps, allowed {LARGEST_ERROR:g}", error)
         return prepared, error
 
     def _resolve(self, function: str):
@@ -145,9 +145,7 @@ CONTENDERS = (
         functions={operation: f"{operation}_compiled" for operation in OPERATIONS},
         needs=("torch",),
     ),
-    Contender(
-        "ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), refuses={BACKWARD: NO_BACKWARD}
-    ),
+    Contender("ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), refuses={BACKWARD: NO_BACKWARD}),
     Contender("OpenVINO", PEER, "openvino_model", needs=("openvino",), refuses={BACKWARD: NO_BACKWARD}),
     Contender("JAX", PEER, "jax_jit", needs=("jax",)),
     Contender("numba", PEER, "numba_loops", needs=("numba",)),

@@ -2,8 +2,9 @@
 
 Errors are in units that mean the same in every cell: eps, the distance from 1 to the next number of the dtype, times
 the size of what was computed. For y that is |weight| max|x_hat| + |bias|, the maximum over the row; for dx it is rstd
-max(|g| + |mean(g)| + |x_hat mean(g x_hat)|) with g = dy weight; for dweight and dbias the sum of |dy x_hat| and |dy|.
-Rounding a perfect result costs at most half a unit; fastln promises 2 for y, dweight and dbias and 4 for dx.
+max(|g| + |mean(g)| + |x_hat mean(g x_hat)|) with g = dy weight; for dweight and dbias the largest column's sum of
+|dy x_hat| and of |dy|. Rounding a perfect result costs at most half a unit; fastln promises 2 for y, dweight and dbias
+and 4 for dx.
 
 Large arrays are judged by a sample, the same for all contenders: rows for y and dx, columns for dweight and dbias.
 """
@@ -103,8 +104,8 @@ def _backward(arrays: Arrays) -> tuple[Judged, ...]:
     terms = dy_columns * _x_hat_of_columns(x, columns)
     return (
         Judged("dx", x.shape, rows, dx, dx_unit),
-        Judged("dweight", x.shape[1:], columns, terms.sum(axis=0), eps * np.abs(terms).sum(axis=0)),
-        Judged("dbias", x.shape[1:], columns, dy_columns.sum(axis=0), eps * np.abs(dy_columns).sum(axis=0)),
+        Judged("dweight", x.shape[1:], columns, terms.sum(axis=0), eps * np.abs(terms).sum(axis=0).max()),
+        Judged("dbias", x.shape[1:], columns, dy_columns.sum(axis=0), eps * np.abs(dy_columns).sum(axis=0).max()),
     )
 
 

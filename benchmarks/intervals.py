@@ -45,7 +45,7 @@ def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio | None
     Returns
     -------
     Ratio or None
-        The interval begins at the lowest and ends at the highest bootstrap interval of any visit, and is widened by
+        The interval holds the bootstrap interval of all rounds and the median of each visit, and is widened by
         BETWEEN_RUNS: visits to a cell are minutes apart and use new arrays, so what differs between them is noise too.
     """
     logs = np.log(numerator) - np.log(denominator)
@@ -53,12 +53,13 @@ def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio | None
     visits = [visit for visit in visits if len(visit)]
     if not visits:
         return None
-    intervals = [bootstrap_interval(visit) for visit in visits]
-    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+    medians = [float(np.median(visit)) for visit in visits]
+    logs = np.concatenate(visits)
+    low, high = bootstrap_interval(logs)
     return Ratio(
-        float(np.exp(np.median(np.concatenate(visits)))),
-        float(np.exp(low) / BETWEEN_RUNS),
-        float(np.exp(high) * BETWEEN_RUNS),
+        float(np.exp(np.median(logs))),
+        float(np.exp(min(low, *medians)) / BETWEEN_RUNS),
+        float(np.exp(max(high, *medians)) * BETWEEN_RUNS),
     )
 
 

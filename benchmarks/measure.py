@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from timeit import Timer
 
 import numpy as np
@@ -26,6 +26,9 @@ SETTLE_SECONDS = 2e-3
 # Who takes so many times as long as the fastest sits out after a few rounds: the ratio is clear, the rounds are dear.
 CLEARLY_SLOWER, FEW_ROUNDS = 4.0, 5
 
+# The shares of a visit that rounds may take when time runs short; preparing and checking take the rest.
+WARM_SHARE, COLD_SHARE = 0.4, 0.25
+
 # The eviction reads so many times the last level cache.
 EVICTED_CACHES = 2
 SMALLEST_EVICTION = 2**25
@@ -33,12 +36,31 @@ SMALLEST_EVICTION = 2**25
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: rounds in a visit to a cell, and the time after which a visit ends with fewer."""
+    """How much is measured.
+
+    Attributes
+    ----------
+    rounds, cold_rounds : int
+        In each visit to a cell.
+    seconds, cold_seconds : float
+        The rounds of a visit end early after so long, but not before FEW_ROUNDS.
+    total_seconds : float
+        What a run is to take; where preparing takes long, the time for rounds shrinks.
+    visits : int
+        To each cell.
+    """
 
     rounds: int
     cold_rounds: int
     seconds: float
+    cold_seconds: float
+    total_seconds: float
     visits: int = 2
+
+    def within(self, seconds: float) -> Effort:
+        """The same, for a visit that is to take so long with preparing."""
+        rounds = min(self.seconds, WARM_SHARE * seconds)
+        return replace(self, seconds=rounds, cold_seconds=min(self.cold_seconds, COLD_SHARE * seconds))
 
 
 @dataclass
@@ -112,7 +134,7 @@ def measure(
 
     samples = Samples(warm=take_turns(list(calls), warm, effort.rounds, effort.seconds, rng))
     if evict is not None:
-        samples.cold = take_turns(list(calls), cold, effort.cold_rounds, effort.seconds, rng)
+        samples.cold = take_turns(list(calls), cold, effort.cold_rounds, effort.cold_seconds, rng)
     return samples
 
 

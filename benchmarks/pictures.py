@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cells import Cell
-from .contenders import FLOOR, PEER, SUBJECT, VARIANT
+from .contenders import VARIANT
 from .results import WARM, CellResult, Results
 from .units import gigabytes_per_second, seconds, size
 
@@ -185,7 +185,9 @@ def heat_map(results: Results, theme: Theme):
             place = rows.index(result.cell.rows), cols.index(result.cell.cols)
             grid[place] = ratio.value
             note = f"{ratio.value:.2f}" + ("" if ratio.verdict != "even" else "\n(even)")
-            ax.text(place[1], place[0], note, ha="center", va="center", fontsize="x-small", color="black")
+            pale = 1 / 2 < ratio.value < 2
+            style = {"fontsize": "x-small", "color": "black" if pale else "white"}
+            ax.text(place[1], place[0], note, ha="center", va="center", **style)
         norm = LogNorm(1 / HEAT_MAP_LIMIT, HEAT_MAP_LIMIT)
         image = ax.imshow(grid, cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
         ax.set(title=title, xlabel="columns", ylabel="rows")
@@ -201,7 +203,9 @@ def heat_map(results: Results, theme: Theme):
 def overhead(results: Results, theme: Theme):
     """The time of a call on one row, one thread: bars, a panel an operation."""
     cells = [result for result in results.timed() if result.cell.rows == 1 and result.cell.threads == 1]
-    narrowest = [min(group, key=lambda r: r.cell.cols) for group in _by(cells, lambda c: (c.operation, c.dtype)).values()]
+    narrowest = [
+        min(group, key=lambda r: r.cell.cols) for group in _by(cells, lambda c: (c.operation, c.dtype)).values()
+    ]
     if not narrowest:
         return None
     figure, axes = _figure(len(narrowest), NAMES[OVERHEAD], height=3.4)

@@ -59,10 +59,10 @@ class CellResult:
     skipped: str | None = None
 
     def add(self, samples: Samples) -> None:
-        """Append the times of a visit."""
+        """Append the times of a visit, in the digits that a clock has."""
         for name, entry in self.entries.items():
-            entry.warm.append(samples.warm.get(name, []))
-            entry.cold.append(samples.cold.get(name, []))
+            for cache in CACHES:
+                getattr(entry, cache).append([round(t, 11) for t in getattr(samples, cache).get(name, [])])
         self.visits += 1
 
     def named(self, kind: str) -> list[str]:
@@ -161,8 +161,11 @@ def load(path: Path) -> Results:
         raise ResultsError(f"{path} must hold results of format {FORMAT} of this benchmark, got something else")
     try:
         cells = [_cell_from_json(cell) for cell in found.pop("cells")]
+        found.pop("means")  # they follow from the rest
+        for curve in found["errors"].values():
+            curve.update({ratio: _number(error) for ratio, error in curve.items()})
         return Results(**found, cells=cells)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path} must hold results of this benchmark, got {error}") from error
 
 
@@ -186,8 +189,7 @@ def _to_json(results: Results) -> dict[str, Any]:
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
     found = asdict(entry) | {"error": _finite(entry.error)}
     for cache in CACHES:
-        # Ten digits of a second's billionth are more than a clock has.
-        found[cache] = [[_finite(round(t, 11)) for t in visit] for visit in getattr(entry, cache)]
+        found[cache] = [[_finite(t) for t in visit] for visit in getattr(entry, cache)]
     return found
 
 
@@ -250,4 +252,11 @@ def _mean(over: str, cache: str, operation: str, ratios: Iterable[Ratio]) -> Mea
     ratios = list(ratios)
     verdicts = [ratio.verdict for ratio in ratios]
     counts = (verdicts.count(verdict) for verdict in (FASTER, EVEN, SLOWER))
-    return Mean(over, cache, operation, geometric_mean(ratio.value for ratio in ratios), len(ratios), *counts)
+    return Mean(
+        "a copy" if over == FLOOR else over,
+        cache,
+        operation,
+        geometric_mean(ratio.value for ratio in ratios),
+        len(ratios),
+        *counts,
+    )

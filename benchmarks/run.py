@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import psutil
 
 from . import machine
 from .cells import Cell, make_arrays
-from .contenders import FLOOR, Contender, Refused
+from .contenders import FLOOR, Contender, RefusedError
 from .errors import exact_outputs
 from .measure import Effort, Evictor, measure
 from .progress import Progress
@@ -69,13 +69,15 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
     try:
         with progress.over(len(visits) + (not results.errors)):
             threads = None
-            for cell, visit in visits:
+            for i, (cell, visit) in enumerate(visits):
+                left = plan.effort.total_seconds - (time.monotonic() - start)
+                effort = plan.effort.within(max(0.0, left) / (len(visits) - i))
                 progress.begin(f"{cell}, visit {visit + 1}")
                 if cell.threads != threads:
                     threads = cell.threads
                     evict = Evictor(machine.last_level_cache(results.machine), threads)
                     set_threads(plan.contenders, threads)
-                visit_cell(cell, visit, plan, results, evict)
+                visit_cell(cell, visit, plan._replace(effort=effort), results, evict)
                 progress.done(results.of(cell))
                 if time.monotonic() - saved > SAVE_EVERY:
                     results.seconds = time.monotonic() - start
@@ -84,7 +86,7 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
             if not results.errors:
                 progress.begin("errors against mean/std")
                 set_threads(plan.contenders, 1)
-                results.errors = sweep_means(plan.contenders, lambda: None)
+                results.errors = sweep_means(plan.contenders)
                 progress.done(None)
     except KeyboardInterrupt:
         interrupted = True
@@ -101,19 +103,9 @@ def set_threads(contenders: Sequence[Contender], threads: int) -> None:
     """Set the number of threads of every library that is there."""
     for contender in contenders:
         if not contender.missing():
-            with ignoring_failures():
+            # A library that cannot be imported says so when its call is prepared, and that is recorded.
+            with suppress(Exception):
                 contender.set_threads(threads)
-
-
-@contextmanager
-def ignoring_failures():
-    """A library that cannot even be imported says so again when its call is prepared, where it is recorded."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except Exception:  # noqa: BLE001
-        pass
 
 
 def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Callable[[], None]) -> None:
@@ -131,7 +123,7 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
         try:
             prepared, entry.error = contender.prepare_checked(cell.operation, arrays, exact)
             calls[contender.name] = prepared.call
-        except Refused as refusal:
+        except RefusedError as refusal:
             entry.refused, entry.error = str(refusal), refusal.error
     order = np.random.default_rng((plan.seed, visit, *map(ord, str(cell))))
     beyond_caches = cell.bytes_moved > 4 * machine.last_level_cache(results.machine)
