@@ -155,6 +155,8 @@ def make_plan(args: argparse.Namespace):
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Measure, report, save."""
+    import matplotlib  # noqa: F401 - if it is missing, say so before measuring
+
     from . import machine
     from .progress import Progress
     from .results import FILE, load

@@ -10,12 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .cells import Cell
-from .contenders import VARIANT
+from .contenders import FLOOR, VARIANT
+from .intervals import geometric_mean
 from .results import WARM, CellResult, Results
 from .units import gigabytes_per_second, seconds, size
 
-ROOFLINE, HEAT_MAP, OVERHEAD, SCALING, ERRORS = "roofline", "heat_map", "overhead", "scaling", "errors"
+HEADLINE, ROOFLINE, HEAT_MAP = "headline", "roofline", "heat_map"
+OVERHEAD, SCALING, ERRORS = "overhead", "scaling", "errors"
 NAMES = {
+    HEADLINE: "Time and error of each library",
     HEAT_MAP: "Speed-up over the fastest peer, rows against columns",
     ROOFLINE: "Throughput against bytes moved, with a copy of the same bytes as the roofline",
     ERRORS: "Largest error against the mean of the rows in standard deviations",
@@ -90,16 +93,17 @@ def _style(theme: Theme) -> dict[str, object]:
     }
 
 
-def _figure(panels: int, title: str, width: float = 5.2, height: float = 4.2):
-    """A figure with panels side by side, at most four in a row; no pyplot, so no screen is needed."""
+def _figure(panels: int, title: str, width: float = 5.2, height: float = 4.2, columns: int = 2):
+    """A figure with panels in so many columns at most; no pyplot, so no screen is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(panels, 2)
+    columns = min(panels, columns)
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize="large")
+    if title:
+        figure.suptitle(title, fontsize="large")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[panels:]:
         ax.set_visible(False)
@@ -131,6 +135,28 @@ def _names(cells: Sequence[CellResult], without: Sequence[str] = (VARIANT,)) -> 
     """Contenders with times in any of the cells, without the kinds that would crowd the picture."""
     entries = {name: entry for result in cells for name, entry in result.entries.items() if any(map(len, entry.warm))}
     return [name for name, entry in entries.items() if entry.kind not in without]
+
+
+def headline(results: Results, theme: Theme):
+    """For README: how many times as long as fastln each library takes, an operation a panel; and the errors."""
+    operations = _by((r for r in results.timed() if r.cell.dtype == "float32"), lambda cell: cell.operation)
+    if not operations or not results.errors:
+        return None
+    figure, axes = _figure(len(operations) + 1, "", width=4.6, height=3.6, columns=3)
+    for ax, (operation, cells) in zip(axes, operations.items(), strict=False):
+        ratios = {name: [r.speed_up(name, WARM) for r in cells] for name in _names(cells, without=(VARIANT, FLOOR))}
+        means = {n: geometric_mean(ratio.value for ratio in found if ratio) for n, found in ratios.items()}
+        names = sorted(means, key=means.get, reverse=True)
+        bars = ax.barh(names, [means[n] for n in names], color=[_colour(n, theme) for n in names])
+        ax.bar_label(bars, [f"{means[n]:.3g}" for n in names], padding=3, fontsize="small")
+        ax.set(title=f"{operation}: time / fastln's", xscale="log", xlabel="geometric mean over shapes and threads")
+        ax.set_xlim(min(means.values()) / 1.5, max(means.values()) * 2)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.grid(axis="y", visible=False)
+    _draw_errors(axes[len(operations)], results, theme)
+    axes[len(operations)].set_title("largest error, forward")
+    return figure
 
 
 def roofline(results: Results, theme: Theme):
@@ -254,16 +280,26 @@ def errors(results: Results, theme: Theme):
     if not results.errors:
         return None
     figure, (ax,) = _figure(1, NAMES[ERRORS], width=7.5, height=4.6)
-    for name, curve in results.errors.items():
-        ratios = [float(ratio) for ratio in curve]
-        ax.plot(ratios, [float(error) for error in curve.values()], **_line(name, theme))
-    ax.set_xscale("symlog", linthresh=0.1, linscale=0.4)
-    ax.set(yscale="log", xlabel="mean / standard deviation of the rows", ylabel="largest error (eps of float32)")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
+    _draw_errors(ax, results, theme)
     ax.legend(ncols=2)
     return figure
 
 
-DRAWN_BY = {HEAT_MAP: heat_map, ROOFLINE: roofline, ERRORS: errors, OVERHEAD: overhead, SCALING: scaling}
+def _draw_errors(ax, results: Results, theme: Theme) -> None:
+    for name, curve in results.errors.items():
+        ax.plot([float(ratio) for ratio in curve], list(curve.values()), **_line(name, theme))
+    ax.set_xscale("symlog", linthresh=0.1, linscale=0.4)
+    ax.set(yscale="log", xlabel="mean / standard deviation of the rows", ylabel="largest error (eps of float32)")
+    ax.set_xticks([0, 0.1, 1, 10, 100, 1000, 10000], ["0", "0.1", "1", "10", "100", "1e3", "1e4"])
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+
+
+DRAWN_BY = {
+    HEADLINE: headline,
+    HEAT_MAP: heat_map,
+    ROOFLINE: roofline,
+    ERRORS: errors,
+    OVERHEAD: overhead,
+    SCALING: scaling,
+}

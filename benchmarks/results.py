@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,10 +60,10 @@ class CellResult:
     skipped: str | None = None
 
     def add(self, samples: Samples) -> None:
-        """Append the times of a visit, in the digits that a clock has."""
+        """Append the times of a visit, in more digits than are steady."""
         for name, entry in self.entries.items():
             for cache in CACHES:
-                getattr(entry, cache).append([round(t, 11) for t in getattr(samples, cache).get(name, [])])
+                getattr(entry, cache).append([float(f"{t:.5g}") for t in getattr(samples, cache).get(name, [])])
         self.visits += 1
 
     def named(self, kind: str) -> list[str]:
@@ -137,7 +138,9 @@ class Results:
         """Write results.json, whole or not at all."""
         path = folder / FILE
         beside = path.with_suffix(".json.part")
-        beside.write_text(json.dumps(_to_json(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(_to_json(self), indent=1, allow_nan=False)
+        text = re.sub(r"\[[^][{}]*\]", lambda plain: " ".join(plain[0].split()), text)  # a list of numbers on a line
+        beside.write_text(text + "\n", encoding="utf-8")
         os.replace(beside, path)
         return path
 
