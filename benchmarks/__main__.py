@@ -25,9 +25,9 @@ INSTALL = "pip install --group bench"
 DEFAULT_FOLDER = Path("build/benchmarks")
 
 EFFORTS = {
-    "quick": Effort(rounds=40, cold_rounds=10, seconds=1.2, cold_seconds=0.6, total_seconds=90),
-    "standard": Effort(rounds=40, cold_rounds=12, seconds=2.0, cold_seconds=1.0, total_seconds=600),
-    "full": Effort(rounds=60, cold_rounds=15, seconds=2.5, cold_seconds=1.5, total_seconds=1300),
+    "quick": Effort(rounds=30, cold_rounds=6, seconds=1.0, cold_seconds=0.5, total_seconds=92),
+    "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=600),
+    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=1300),
 }
 NO_LIMIT = 1e6  # seconds
 
@@ -117,7 +117,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help="float32, float64")
     add("--threads", type=argument(parse_threads), nargs="+", metavar="N", help="counts or all (default: 1 all)")
     add("--peers", type=argument(parse_peer), nargs="*", metavar="PEER", help="(default: all that are installed)")
-    add("--rounds", type=argument(parse_count), metavar="N", help="rounds in each of two visits to a cell")
+    add("--rounds", type=argument(parse_count), metavar="N", help="rounds in each of three visits to a cell")
     add("--seed", type=argument(parse_count), default=1, metavar="N", help="of inputs and orders (default: 1)")
     add("--out", type=Path, metavar="FOLDER", default=DEFAULT_FOLDER, help="(default: %(default)s)")
     add("--resume", action="store_true", help="go on with what is in FOLDER")

@@ -45,7 +45,7 @@ def _in_both(before: Results, after: Results) -> Iterator[tuple[CellResult, Cell
 def _change(old: CellResult, new: CellResult, cache: str) -> Change:
     common = [name for name in old.entries if _is_control(old, name, cache) and _is_control(new, name, cache)]
     ratios = [paired_ratio(_control(result, common, cache), _subject(result, cache)) for result in (old, new)]
-    return Change(str(old.cell), cache, change(*ratios), f"{len(common)} others" if common else "its time alone")
+    return Change(str(old.cell), cache, change(*ratios), ", ".join(common) or "its time alone")
 
 
 def _subject(result: CellResult, cache: str) -> np.ndarray:
@@ -53,12 +53,12 @@ def _subject(result: CellResult, cache: str) -> np.ndarray:
 
 
 def _is_control(result: CellResult, name: str, cache: str) -> bool:
-    """A contender that is not fastln and took part in every round."""
+    """A contender that is not fastln and took part in every round of fastln's."""
     entry = result.entries.get(name)
     if entry is None or entry.kind in (SUBJECT, VARIANT):
         return False
-    times = entry.times(cache)
-    return times.size > 0 and times.shape == _subject(result, cache).shape and bool(np.isfinite(times).all())
+    times, own = entry.times(cache), _subject(result, cache)
+    return times.shape == own.shape and bool(np.isfinite(times[np.isfinite(own)]).all())
 
 
 def _control(result: CellResult, names: list[str], cache: str) -> np.ndarray:

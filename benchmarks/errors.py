@@ -18,8 +18,11 @@ import numpy as np
 
 from .cells import EPS, FORWARD, Arrays
 
-# Elements that a sample has, about: what takes a tenth of a second in long double.
-SAMPLED_ELEMENTS = 2**19
+# Elements that a sample has, about: what takes some hundredths of a second in long double.
+SAMPLED_ELEMENTS = 2**17
+
+# float64 has 29 bits more than float32; for float64 there is long double, which has 11.
+WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 
 
 class OutputsError(Exception):
@@ -61,7 +64,7 @@ def largest_error(outputs: tuple[np.ndarray, ...], exact: Exact) -> float:
             expected = f"{exact.dtype} of shape {judged.shape}"
             raise OutputsError(f"{judged.name} must be {expected}, got {output.dtype} of shape {output.shape}")
         with np.errstate(all="ignore"):
-            error = np.abs(output[judged.part].astype(np.longdouble) - judged.value) / judged.unit
+            error = np.abs(output[judged.part].astype(judged.value.dtype) - judged.value) / judged.unit
         errors.append(float(error.max()) if np.isfinite(error).all() else np.inf)
     return max(errors)
 
@@ -72,20 +75,20 @@ def _sample(size: int, of: int) -> np.ndarray:
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x_hat, its row's mean and rstd in long double, for rows of the dtype. Nothing cancels: see tests/reference.py."""
-    wide = x.astype(np.longdouble)
-    high = wide.mean(axis=-1, keepdims=True).astype(x.dtype).astype(np.longdouble)
+    """x_hat, its row's mean and rstd in the wider dtype. Nothing cancels: see tests/reference.py."""
+    wide = x.astype(WIDER[x.dtype])
+    high = wide.mean(axis=-1, keepdims=True).astype(x.dtype).astype(wide.dtype)
     residual = wide - high
     low = residual.mean(axis=-1, keepdims=True)
     residual -= low
-    rstd = 1 / np.sqrt(np.square(residual).mean(axis=-1, keepdims=True) + np.longdouble(EPS))
+    rstd = 1 / np.sqrt(np.square(residual).mean(axis=-1, keepdims=True) + wide.dtype.type(EPS))
     return residual * rstd, high + low, rstd
 
 
 def _forward(arrays: Arrays) -> tuple[Judged, ...]:
     rows = _sample(SAMPLED_ELEMENTS // arrays.x.shape[1], len(arrays.x))
     x_hat, _, _ = _moments(arrays.x[rows])
-    weight, bias = arrays.weight.astype(np.longdouble), arrays.bias.astype(np.longdouble)
+    weight, bias = arrays.weight.astype(x_hat.dtype), arrays.bias.astype(x_hat.dtype)
     size = np.abs(x_hat).max(axis=-1, keepdims=True) * np.abs(weight) + np.abs(bias)
     return (Judged("y", arrays.x.shape, rows, x_hat * weight + bias, np.finfo(arrays.x.dtype).eps * size),)
 
@@ -95,12 +98,12 @@ def _backward(arrays: Arrays) -> tuple[Judged, ...]:
     eps = np.finfo(x.dtype).eps
     rows = _sample(SAMPLED_ELEMENTS // x.shape[1], len(x))
     x_hat, _, rstd = _moments(x[rows])
-    g = dy[rows].astype(np.longdouble) * arrays.weight
+    g = dy[rows].astype(x_hat.dtype) * arrays.weight
     mean_g, mean_g_x_hat = g.mean(axis=-1, keepdims=True), (g * x_hat).mean(axis=-1, keepdims=True)
     dx = rstd * (g - mean_g - x_hat * mean_g_x_hat)
     dx_unit = eps * rstd * (np.abs(g) + np.abs(mean_g) + np.abs(x_hat * mean_g_x_hat)).max(axis=-1, keepdims=True)
     columns = _sample(SAMPLED_ELEMENTS // len(x), x.shape[1])
-    dy_columns = dy[:, columns].astype(np.longdouble)
+    dy_columns = dy[:, columns].astype(x_hat.dtype)
     terms = dy_columns * _x_hat_of_columns(x, columns)
     return (
         Judged("dx", x.shape, rows, dx, dx_unit),
@@ -111,7 +114,7 @@ def _backward(arrays: Arrays) -> tuple[Judged, ...]:
 
 def _x_hat_of_columns(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """These columns of x_hat for all rows, a block of rows at a time."""
-    found = np.empty((len(x), len(columns)), np.longdouble)
+    found = np.empty((len(x), len(columns)), WIDER[x.dtype])
     step = max(1, SAMPLED_ELEMENTS // x.shape[1])
     for first in range(0, len(x), step):
         rows = slice(first, first + step)

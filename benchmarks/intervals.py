@@ -46,9 +46,11 @@ def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio | None
     -------
     Ratio or None
         The interval holds the bootstrap interval of all rounds and the median of each visit, and is widened by
-        BETWEEN_RUNS: visits to a cell are minutes apart and use new arrays, so what differs between them is noise too.
+        BETWEEN_RUNS: visits to a cell are far apart and use new arrays, so what differs between them is noise too.
     """
-    logs = np.log(numerator) - np.log(denominator)
+    # Rounds that both have; there are none where one of them has never been timed.
+    both = tuple(slice(min(sizes)) for sizes in zip(numerator.shape, denominator.shape, strict=True))
+    logs = np.log(numerator[both]) - np.log(denominator[both])
     visits = [visit[np.isfinite(visit)] for visit in logs]
     visits = [visit for visit in visits if len(visit)]
     if not visits:

@@ -23,8 +23,9 @@ WARM_UP = 0.25
 # needs. __main__.py limits that of OpenMP to about 1 ms; by then those of the others sleep too.
 SETTLE_SECONDS = 2e-3
 
-# Who takes so many times as long as the fastest sits out after a few rounds: the ratio is clear, the rounds are dear.
-CLEARLY_SLOWER, FEW_ROUNDS = 4.0, 5
+# Who takes so many times as long as the subject sits out after a few rounds of a visit: the ratio is clear, the rounds
+# are dear. After the first if a call takes DEAR_SECONDS; such a call needs no warm-up either, no cache holds its data.
+CLEARLY_SLOWER, FEW_ROUNDS, DEAR_SECONDS = 4.0, 3, 0.1
 
 # The shares of a visit that rounds may take when time runs short; preparing and checking take the rest.
 WARM_SHARE, COLD_SHARE = 0.4, 0.25
@@ -55,7 +56,7 @@ class Effort:
     seconds: float
     cold_seconds: float
     total_seconds: float
-    visits: int = 2
+    visits: int = 3
 
     def within(self, seconds: float) -> Effort:
         """The same, for a visit that is to take so long with preparing."""
@@ -87,12 +88,15 @@ class Evictor:
             future.result()
 
 
-def calibrate(timer: Timer) -> int:
-    """The number of calls that take SAMPLE_SECONDS."""
+def calibrate(timer: Timer) -> tuple[int, int]:
+    """The number of calls that take SAMPLE_SECONDS, and how many to do before them."""
     number = 1
     while (seconds := timer.timeit(number)) < SAMPLE_SECONDS / 2:
         number = min(10 * number, int(number * SAMPLE_SECONDS / max(seconds, 1e-9)) + 1)
-    return max(1, round(number * SAMPLE_SECONDS / seconds))
+    if seconds > DEAR_SECONDS:
+        return 1, 0
+    number = max(1, round(number * SAMPLE_SECONDS / seconds))
+    return number, max(1, int(WARM_UP * number))
 
 
 def measure(
@@ -101,6 +105,7 @@ def measure(
     rng: np.random.Generator,
     evict: Callable[[], None] | None,
     settle: bool,
+    subject: str,
 ) -> Samples:
     """One visit to a cell.
 
@@ -116,6 +121,8 @@ def measure(
         Empties the caches; None: cold calls are not timed.
     settle : bool
         Wait before each sample until the threads of others sleep.
+    subject : str
+        Whom the others are compared with: the one who is clearly faster than those who sit out.
     """
     timers = {name: Timer(call) for name, call in calls.items()}
     numbers = {name: calibrate(timer) for name, timer in timers.items()}
@@ -123,8 +130,9 @@ def measure(
     def warm(name: str) -> float:
         if settle:
             time.sleep(SETTLE_SECONDS)
-        timers[name].timeit(max(1, int(WARM_UP * numbers[name])))
-        return timers[name].timeit(numbers[name]) / numbers[name]
+        number, before = numbers[name]
+        timers[name].timeit(before)
+        return timers[name].timeit(number) / number
 
     def cold(name: str) -> float:
         evict()
@@ -132,33 +140,43 @@ def measure(
             time.sleep(SETTLE_SECONDS)
         return timers[name].timeit(1)
 
-    samples = Samples(warm=take_turns(list(calls), warm, effort.rounds, effort.seconds, rng))
+    samples = Samples(warm=take_turns(list(calls), warm, subject, effort.rounds, effort.seconds, rng))
     if evict is not None:
-        samples.cold = take_turns(list(calls), cold, effort.cold_rounds, effort.cold_seconds, rng)
+        samples.cold = take_turns(list(calls), cold, subject, effort.cold_rounds, effort.cold_seconds, rng)
     return samples
 
 
 def take_turns(
-    names: list[str], sample: Callable[[str], float], rounds: int, seconds: float, rng: np.random.Generator
+    names: list[str],
+    sample: Callable[[str], float],
+    subject: str,
+    rounds: int,
+    seconds: float,
+    rng: np.random.Generator,
 ) -> dict[str, list[float]]:
     """Samples of each name, one a round, in an order that is random in each round.
 
-    Ends early after `seconds`, with FEW_ROUNDS at least.
+    Ends early after `seconds`, with FEW_ROUNDS at least; with one, if that has taken twice as long.
     """
     times: dict[str, list[float]] = {name: [] for name in names}
     deadline = time.monotonic() + seconds
     for done in range(rounds):
-        if done >= FEW_ROUNDS and time.monotonic() > deadline:
+        late = time.monotonic() - deadline
+        if late > (0 if done >= FEW_ROUNDS else seconds) and done:
             break
-        taking_part = set(names if done < FEW_ROUNDS else without_clearly_slower(times))
+        dear = DEAR_SECONDS if done < FEW_ROUNDS else 0.0
+        taking_part = set(without_clearly_slower(times, subject, dear) if done else names)
         order = rng.permutation(len(names))
         for name in (names[i] for i in order):
             times[name].append(sample(name) if name in taking_part else float("nan"))
     return times
 
 
-def without_clearly_slower(times: Mapping[str, list[float]]) -> list[str]:
-    """Who is not clearly slower than the fastest."""
+def without_clearly_slower(times: Mapping[str, list[float]], subject: str, dear: float) -> list[str]:
+    """Who takes less than `dear` seconds, or is not clearly slower than the subject.
+
+    If the subject has been refused, the fastest stands for it.
+    """
     medians = {name: float(np.nanmedian(values)) for name, values in times.items()}
-    limit = CLEARLY_SLOWER * min(medians.values())
+    limit = max(dear, CLEARLY_SLOWER * medians.get(subject, min(medians.values())))
     return [name for name, median in medians.items() if median <= limit]

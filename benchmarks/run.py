@@ -1,4 +1,4 @@
-"""A run: cell by cell, in two visits, with progress, and with whatever is done kept."""
+"""A run: cell by cell, in a few visits, with progress, and with whatever is done kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 from . import machine
 from .cells import Cell, make_arrays
-from .contenders import FLOOR, Contender, RefusedError
+from .contenders import FLOOR, SUBJECT, Contender, RefusedError
 from .errors import exact_outputs
 from .measure import Effort, Evictor, measure
 from .progress import Progress
@@ -60,10 +60,9 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
     saved = time.monotonic()
     visits = [
         (cell, visit)
-        for threads in dict.fromkeys(cell.threads for cell in plan.cells)
         for visit in range(plan.effort.visits)
         for cell in plan.cells
-        if cell.threads == threads and results.of(cell).visits <= visit and not results.of(cell).skipped
+        if results.of(cell).visits <= visit and not results.of(cell).skipped
     ]
     interrupted = False
     try:
@@ -117,7 +116,8 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
         return
     arrays = make_arrays(cell, seed=plan.seed + visit)
     exact = exact_outputs(cell.operation, arrays)
-    calls, entries = {}, {}
+    calls: dict[str, Callable[[], Any]] = {}
+    entries: dict[str, Entry] = {}
     for contender in plan.contenders:
         entry = entries[contender.name] = Entry(contender.kind)
         try:
@@ -127,7 +127,9 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
             entry.refused, entry.error = str(refusal), refusal.error
     order = np.random.default_rng((plan.seed, visit, *map(ord, str(cell))))
     beyond_caches = cell.bytes_moved > 4 * machine.last_level_cache(results.machine)
-    samples = measure(calls, plan.effort, order, None if beyond_caches else evict, settle=cell.threads > 1)
+    subject = next(contender.name for contender in plan.contenders if contender.kind == SUBJECT)
+    cold = None if beyond_caches else evict
+    samples = measure(calls, plan.effort, order, cold, settle=cell.threads > 1, subject=subject)
     if beyond_caches:
         samples.cold = samples.warm  # nothing is left of the last call when the next begins
     merge(result.entries, entries)

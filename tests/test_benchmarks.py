@@ -46,7 +46,7 @@ def threads_as_before():
 # Synthetic timings: disturbances that last for rounds hit all contenders alike, and each sample scatters by itself.
 
 
-def make_times(rng, ratio, visits=2, rounds=20, drift=0.3, scatter=0.05):
+def make_times(rng, ratio, visits=3, rounds=20, drift=0.3, scatter=0.05):
     """Times of a contender and of one that takes 1 / ratio as long."""
     shared = np.exp(drift * rng.standard_normal((visits, rounds)).cumsum(axis=1))
     slow, fast = (shared * np.exp(scatter * rng.standard_normal((visits, rounds))) for _ in range(2))
@@ -101,20 +101,32 @@ def test_geometric_mean():
 
 
 def test_everyone_takes_part_until_clearly_slower(rng):
-    seconds = {"fast": 1.0, "close": 1.1, "slow": 100.0}
-    times = measure.take_turns(list(seconds), seconds.get, rounds=12, seconds=60, rng=rng)
+    seconds = {"fast": 1e-6, "close": 1.1e-6, "slow": 1e-4}
+    times = measure.take_turns(list(seconds), seconds.get, "fast", rounds=12, seconds=60, rng=rng)
     assert [int(np.isfinite(times[name]).sum()) for name in seconds] == [12, 12, measure.FEW_ROUNDS]
     assert len(times["slow"]) == 12
 
 
+def test_dear_calls_sit_out_after_one_round(rng):
+    seconds = {"subject": 1.0, "close": 1.5, "dear": 10.0, "slow": 0.05}
+    times = measure.take_turns(list(seconds), seconds.get, "subject", rounds=9, seconds=60, rng=rng)
+    assert [int(np.isfinite(times[name]).sum()) for name in seconds] == [9, 9, 1, 9]
+
+
+def test_a_fast_floor_sends_nobody_out(rng):
+    seconds = {"floor": 0.01, "subject": 1.0, "peer": 1.5}
+    times = measure.take_turns(list(seconds), seconds.get, "subject", rounds=12, seconds=60, rng=rng)
+    assert all(np.isfinite(values).all() for values in times.values())
+
+
 def test_the_order_is_random_in_each_round(rng):
     orders = []
-    measure.take_turns(list("abcd"), lambda name: orders.append(name) or 1.0, rounds=8, seconds=60, rng=rng)
+    measure.take_turns(list("abcd"), lambda name: orders.append(name) or 1.0, "a", rounds=8, seconds=60, rng=rng)
     assert len({tuple(orders[i : i + 4]) for i in range(0, len(orders), 4)}) > 3
 
 
 def test_rounds_end_when_the_time_is_up(rng):
-    assert len(measure.take_turns(["a"], lambda _: 1.0, rounds=10**6, seconds=0, rng=rng)["a"]) == measure.FEW_ROUNDS
+    assert len(measure.take_turns(["a"], lambda _: 1.0, "a", rounds=10**6, seconds=1e-9, rng=rng)["a"]) == 1
 
 
 def test_time_for_rounds_shrinks_when_preparing_takes_long():
@@ -278,17 +290,18 @@ def small_results(saved):
     return saved[1]
 
 
-def test_results_survive_a_round_trip(saved):
+def test_results_survive_a_round_trip(saved, tmp_path):
     folder, made = saved
     loaded = results.load(folder)
-    assert vars(loaded) == vars(made)
+    loaded.save(tmp_path)
+    assert (tmp_path / results.FILE).read_text() == (folder / results.FILE).read_text()
     assert results.means(loaded) == results.means(made)
 
 
-def test_raw_times_of_both_visits_are_in_the_json(saved):
+def test_raw_times_of_all_visits_are_in_the_json(saved):
     cell = json.loads((saved[0] / results.FILE).read_text())["cells"][0]
-    assert [len(visit) for visit in cell["contenders"]["fastln"]["warm"]] == [5, 5]
-    assert [len(visit) for visit in cell["contenders"]["fastln"]["cold"]] == [2, 2]
+    assert [len(visit) for visit in cell["contenders"]["fastln"]["warm"]] == [5, 5, 5]
+    assert [len(visit) for visit in cell["contenders"]["fastln"]["cold"]] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 99, "cells": []}'])
@@ -355,6 +368,16 @@ def test_compare_exits_with_1_on_a_regression_only(rng, tmp_path, capsys, factor
     assert expected in capsys.readouterr().out
 
 
+def test_compare_takes_visits_of_different_lengths_and_refused_contenders(rng):
+    before, after = synthetic_results(rng), synthetic_results(rng)
+    for entry in after.cells[0].entries.values():
+        del entry.warm[1][7:]
+    for found in (before, after):
+        found.cells[0].entries["refused"] = results.Entry(contenders.PEER, refused="why", warm=[[], []], cold=[[], []])
+    assert {found.against for found in compare.compare(before, after)} == {"NumPy"}
+    assert compare.contradictions(before, after) == []
+
+
 def test_contradictions_are_found(rng):
     faster, slower = (synthetic_results(rng, factor) for factor in (0.7, 1.5))
     assert compare.contradictions(faster, faster) == []
@@ -397,10 +420,10 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
     assert (tmp_path / "results.md").exists()
 
     assert command_line.main([*arguments, "--resume"]) == 0
-    assert len(calls) == 3 + 2
+    assert len(calls) == 3 + 4
     whole = results.load(tmp_path)
     assert whole.complete
-    assert [cell.visits for cell in whole.cells] == [2, 2]
+    assert [cell.visits for cell in whole.cells] == [3, 3]
     assert command_line.main(["run", *TINY, "--resume", "--out", str(tmp_path)]) == 2
     assert "--resume must be" in capsys.readouterr().err
 
