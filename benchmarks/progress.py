@@ -29,6 +29,8 @@ class Progress:
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            auto_refresh=False,  # its thread would take turns with what is timed
+            speed_estimate_period=600,
         )
 
     @contextmanager
@@ -42,7 +44,7 @@ class Progress:
     def begin(self, text: str) -> None:
         """Name what is under way."""
         self.text = text
-        self.bar.update(self.task, description=text)
+        self.bar.update(self.task, description=text, refresh=True)
 
     def done(self, result: CellResult | None) -> None:
         """Count a step; say what came out where there is no bar."""
