@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q
 SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd') setup.py
-PYTHON_FILES := setup.py fastln tests examples
+PYTHON_FILES := setup.py fastln tests examples benchmarks
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train test check lint wheel clean
+.PHONY: demo train bench test check lint wheel clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -16,12 +16,16 @@ demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose la
 train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with batch norm, table and plot in build/train
 	$(BIN)/python examples/train_digits.py --out build/train
 
+bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
+	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
+
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(BIN)/python -m pytest
 
 check: lint $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
 	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace --force
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
 
 lint: $(VENV)/.built $(VENV)/.lint
 	ruff check $(PYTHON_FILES)
@@ -47,7 +51,7 @@ $(VENV)/.made:
 	$(PIP) "setuptools>=77" "cython>=3.1,<4" "numpy>=2.0"
 	touch $@
 
-$(VENV)/.test $(VENV)/.train $(VENV)/.lint $(VENV)/.wheel: $(VENV)/.%: pyproject.toml | $(VENV)/.made
+$(VENV)/.test $(VENV)/.train $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheel: $(VENV)/.%: pyproject.toml | $(VENV)/.made
 	$(PIP) --group $*
 	touch $@
 

@@ -1,0 +1,277 @@
+"""The command line: python -m benchmarks run, compare, report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Read when an OpenMP runtime is loaded, so before any import below. Threads of GCC's runtime spin for about 10 ms
+# after their work, which takes CPUs from the next contender; with this they do for about 1 ms (measured: 33 ns a
+# count), which still spans the time between two calls of a batch. The same for all who use it: fastln, PyTorch, numba.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+from .cells import DTYPES, OPERATIONS, Cell
+from .contenders import select
+from .measure import Effort
+from .shapes import QUICK, STANDARD, parse_shape
+
+INSTALL = "pip install --group bench"
+DEFAULT_FOLDER = Path("build/benchmarks")
+
+EFFORTS = {
+    "quick": Effort(rounds=30, cold_rounds=6, seconds=1.0, cold_seconds=0.5, total_seconds=85),
+    "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=600),
+    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=1200),
+}
+NO_LIMIT = 1e6  # seconds
+
+EPILOG = """\
+examples:
+  python -m benchmarks run --quick                               five shapes, float32: under two minutes
+  python -m benchmarks run                                       the standard grid, float32
+  python -m benchmarks run --full --out build/full               the standard grid, float32 and float64
+  python -m benchmarks run --shapes bert-base@128 4096x1024      these shapes, float32
+  python -m benchmarks run --peers numpy pytorch --threads 1
+  python -m benchmarks compare before after                      exits 1 if anything got slower
+  python -m benchmarks report build/full --into BENCHMARKS.md    tables and pictures again, also into a document
+"""
+
+
+class InputError(Exception):
+    """Something the user can put right: reported as one line, without a traceback."""
+
+
+def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argument type whose ValueError is the message."""
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_threads(text: str) -> int:
+    """A number of threads, or `all`."""
+    if text == "all":
+        return available_cpus()
+    if not text.isdecimal() or not 1 <= int(text) <= available_cpus():
+        raise ValueError(f"must be all or 1 to {available_cpus()}, the CPUs of this process, got {text!r}")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def parse_word(*words: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}, got {text!r}")
+        return text
+
+    return parse
+
+
+def parse_peer(text: str) -> str:
+    """The key of a peer."""
+    select([text])
+    return text
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; exits with a message and status 2 when it makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Time fastln against its peers and against a copy of the same bytes.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="time contenders; write results.json, results.md and pictures")
+    effort = run.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="five shapes, float32: under two minutes")
+    effort.add_argument("--full", action="store_true", help="all dtypes and more rounds: about 20 minutes")
+    add = run.add_argument
+    add("--operations", type=argument(parse_word(*OPERATIONS)), nargs="+", metavar="OP", default=OPERATIONS)
+    add("--shapes", type=argument(parse_shape), nargs="+", metavar="SHAPE", help="ROWSxCOLS or MODEL[@[BATCHx]TOKENS]")
+    add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help="float32, float64")
+    add("--threads", type=argument(parse_threads), nargs="+", metavar="N", help="counts or all (default: 1 all)")
+    add("--peers", type=argument(parse_peer), nargs="*", metavar="PEER", help="(default: all that are installed)")
+    add("--rounds", type=argument(parse_count), metavar="N", help="rounds in each of three visits to a cell")
+    add("--seed", type=argument(parse_count), default=1, metavar="N", help="of inputs and orders (default: 1)")
+    add("--out", type=Path, metavar="FOLDER", default=DEFAULT_FOLDER, help="(default: %(default)s)")
+    add("--resume", action="store_true", help="go on with what is in FOLDER")
+
+    compare = commands.add_parser("compare", help="show what changed beyond noise; exit 1 if anything got slower")
+    compare.add_argument("before", type=Path, metavar="BEFORE", help="results.json or its folder")
+    compare.add_argument("after", type=Path, metavar="AFTER")
+
+    report = commands.add_parser("report", help="write tables and pictures of results again")
+    report.add_argument("results", type=Path, metavar="RESULTS", help="results.json or its folder")
+    report.add_argument("--into", type=Path, metavar="DOCUMENT", help="put them between the markers of a document")
+    return parser.parse_args(argv)
+
+
+def make_plan(args: argparse.Namespace):
+    """The cells, contenders and effort that the arguments ask for."""
+    from .run import Plan
+
+    name = "quick" if args.quick else "full" if args.full else "standard"
+    effort = EFFORTS[name]
+    if args.rounds:
+        effort = Effort(args.rounds, math.ceil(args.rounds / 2), NO_LIMIT, NO_LIMIT, NO_LIMIT)
+    shapes = args.shapes or (QUICK if args.quick else STANDARD)
+    dtypes = args.dtypes or (DTYPES if args.full else DTYPES[:1])
+    threads = args.threads or (1, available_cpus())
+    cells = dict.fromkeys(
+        Cell(operation, *shape, dtype, count)
+        for count in sorted(threads)
+        for operation in args.operations
+        for dtype in dtypes
+        for shape in shapes
+    )
+    return Plan(list(cells), select(args.peers), effort, args.seed)
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Measure, report, save."""
+    import matplotlib  # noqa: F401 - if it is missing, say so before measuring
+
+    from . import machine
+    from .progress import Progress
+    from .results import FILE, load
+    from .run import execute, new_results
+    from .table import make_console, print_results
+
+    start = time.monotonic()
+    prepare_folder(args.out)
+    plan = make_plan(args)
+    console = make_console()
+    results = new_results(plan, machine.command_line([a for a in argv if a != "--resume"]))
+    if args.resume and (args.out / FILE).exists():
+        previous = load(args.out)
+        if previous.settings != results.settings:
+            raise InputError(f"--resume must be with the settings of the run in {args.out}, got others")
+        results = previous
+    for name, library in results.libraries.items():
+        if "missing" in library:
+            console.print(f"{name}: {library['missing']}", highlight=False, markup=False, soft_wrap=True)
+    finished = execute(plan, results, args.out, Progress(console))
+    print_results(results, console)
+    paths = write_report(results, args.out)
+    took = f"{time.monotonic() - start:.0f} s"
+    note = f"Took {took}." if finished else f"Ended early after {took}; --resume goes on."
+    console.print(f"{note} In {args.out}: {FILE}, results.md and {paths} pictures.", highlight=False, soft_wrap=True)
+    return 0 if finished else 130
+
+
+def prepare_folder(folder: Path) -> None:
+    """Find out before measuring, not after it, whether results can be saved."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out must be a folder that can be made, got {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out must be a folder that can be written to, got {folder}")
+
+
+def write_report(results, folder: Path) -> int:
+    """Write results.md and the pictures; returns how many."""
+    from .markdown import to_markdown
+    from .pictures import draw_all
+
+    pictures = draw_all(results, folder)
+    (folder / "results.md").write_text(to_markdown(results), encoding="utf-8")
+    return len(pictures)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Show what changed beyond noise; 1 if anything got slower."""
+    from .compare import changes_table, contradictions, regressions
+    from .compare import compare as compare_results
+    from .results import load
+    from .table import make_console, print_table
+
+    console = make_console()
+    before, after = load(args.before), load(args.after)
+    changes = compare_results(before, after)
+    if not changes:
+        raise InputError(f"{args.after} must have cells of {args.before}, got none")
+    print_table(changes_table(changes), console)
+    for line in contradictions(before, after):
+        console.print(f"Contradiction: {line}", highlight=False, markup=False, soft_wrap=True)
+    slower = len(regressions(changes))
+    faster = sum(found.ratio.verdict == "faster" for found in changes)
+    print(f"{len(changes)} compared: {faster} faster, {slower} slower, {len(changes) - faster - slower} unchanged.")
+    return 1 if slower else 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write results.md and pictures beside results.json, and fill a document."""
+    from .markdown import MarkersError, fill, to_markdown
+    from .results import load
+    from .table import make_console, print_results
+
+    results = load(args.results)
+    folder = args.results if args.results.is_dir() else args.results.parent
+    print_results(results, make_console())
+    write_report(results, folder)
+    if args.into:
+        relative = os.path.relpath(folder, args.into.parent)
+        try:
+            fill(args.into, to_markdown(results, relative))
+        except OSError as error:
+            raise InputError(f"cannot write {args.into}: {error.strerror}") from error
+        except MarkersError as error:
+            raise InputError(str(error)) from error
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse_args(argv)
+    try:
+        from .results import ResultsError
+    except ModuleNotFoundError as error:
+        return fail(f"the module {error.name} is missing; to install what is needed: {INSTALL}")
+    try:
+        if args.command == "run":
+            return run(args, argv)
+        return compare(args) if args.command == "compare" else report(args)
+    except (InputError, ResultsError) as error:
+        return fail(str(error))
+    except ModuleNotFoundError as error:
+        return fail(f"the module {error.name} is missing; to install what is needed: {INSTALL}")
+    except KeyboardInterrupt:
+        return 130
+
+
+def fail(message: str) -> int:
+    """Say in one line what went wrong."""
+    print(f"python -m benchmarks: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

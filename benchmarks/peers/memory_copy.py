@@ -1,0 +1,101 @@
+"""The floor: the fastest copy at hand that moves as many bytes as the operation must, on as many threads.
+
+The forward pass reads x and writes y, a copy of one array. The backward pass reads dy and x and writes dx: three
+streams, a copy of one and a half arrays. (A copy writes half of what it moves and the backward pass a third, and
+writing costs more than reading, so a perfect backward pass may be a little below this floor.)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from timeit import Timer
+
+import numpy as np
+
+from ..cells import Arrays, Prepared
+
+Copy = Callable[[], object]
+
+# Waking Python's threads takes some 50 us: not worth a trial below.
+MIN_THREADED_BYTES = 2**20
+
+
+def set_threads(_threads: int) -> None:
+    """The copies below take the number of threads as an argument, PyTorch's and numba's have been set."""
+
+
+def forward(arrays: Arrays) -> Prepared:
+    """Copy x to the caller's buffer: memory that the others use too, so it is as warm for all."""
+    return _prepare([(arrays.x, arrays.out)], arrays.threads)
+
+
+def backward(arrays: Arrays) -> Prepared:
+    """Copy x to the caller's buffer, and half of dy to another."""
+    half = arrays.dy.reshape(-1)[: arrays.dy.size // 2]
+    return _prepare([(arrays.x, arrays.out), (half, np.zeros_like(half))], arrays.threads)
+
+
+def _prepare(pairs: list[tuple[np.ndarray, np.ndarray]], threads: int) -> Prepared:
+    pairs = [(_as_bytes(source), _as_bytes(target)) for source, target in pairs if source.size]
+    makers = ways_to_copy(threads, pairs[0][0].nbytes)
+    copies = [_all([make(source, target) for source, target in pairs]) for make in makers]
+    number = 1 + 2**18 // pairs[0][0].nbytes
+    return Prepared(min(copies, key=lambda copy: min(Timer(copy).repeat(5, number))), lambda _: ())
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _all(copies: list[Copy]) -> Copy:
+    if len(copies) == 1:
+        return copies[0]
+    first, second = copies
+
+    def copy_both() -> None:
+        first()
+        second()
+
+    return copy_both
+
+
+def ways_to_copy(threads: int, size: int) -> list[Callable[[np.ndarray, np.ndarray], Copy]]:
+    """All ways to copy so many bytes that this environment has: functions that make a copy of (source, target).
+
+    memcpy stores past the caches where that pays, PyTorch and numba have threads that wake up fast.
+    """
+    makers = [_memcpy]
+    if threads > 1 and size >= MIN_THREADED_BYTES:
+        pool = ThreadPoolExecutor(threads - 1)
+        makers.append(lambda source, target: _on_threads(source, target, threads, pool))
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        makers.append(lambda source, target: partial(torch.from_numpy(target).copy_, torch.from_numpy(source)))
+    if importlib.util.find_spec("numba") and threads > 1:
+        from .numba_loops import copy_in_chunks
+
+        makers.append(lambda source, target: partial(copy_in_chunks, source, target, threads))
+    return makers
+
+
+def _memcpy(source: np.ndarray, target: np.ndarray) -> Copy:
+    """Assign a slice of a memoryview: memcpy with the least that Python can put around it."""
+    return partial(memoryview(target).__setitem__, slice(None), memoryview(source))
+
+
+def _on_threads(source: np.ndarray, target: np.ndarray, threads: int, pool: ThreadPoolExecutor) -> Copy:
+    """Memcpy on Python's threads, a piece each."""
+    pieces = zip(np.array_split(source, threads), np.array_split(target, threads), strict=True)
+    own, *others = [partial(np.copyto, to, of) for of, to in pieces]
+
+    def copy() -> None:
+        futures = [pool.submit(other) for other in others]
+        own()
+        for future in futures:
+            future.result()
+
+    return copy

@@ -1,0 +1,83 @@
+"""NumPy, as people write it and at its best: in place, with einsum and without temporaries of the size of x."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cells import EPS, Arrays, Prepared
+
+
+def set_threads(_threads: int) -> None:
+    """NumPy has no threads: what is called here uses no BLAS."""
+
+
+def forward_as_written(arrays: Arrays) -> Prepared:
+    """The formula with x.mean and x.var."""
+    x, weight, bias = arrays.x, arrays.weight, arrays.bias
+
+    def call() -> np.ndarray:
+        mean = x.mean(axis=-1, keepdims=True)
+        var = x.var(axis=-1, keepdims=True)
+        return (x - mean) / np.sqrt(var + EPS) * weight + bias
+
+    return Prepared(call, lambda y: (y,))
+
+
+def forward_at_best(arrays: Arrays) -> Prepared:
+    """Everything in the caller's buffer; einsum sums the squares without a temporary."""
+    x, weight, bias, y = arrays.x, arrays.weight, arrays.bias, arrays.out
+    cols = x.shape[-1]
+    moment = np.empty((len(x), 1), x.dtype)
+
+    def call() -> np.ndarray:
+        np.add.reduce(x, axis=-1, keepdims=True, out=moment)
+        np.divide(moment, cols, out=moment)
+        np.subtract(x, moment, out=y)
+        np.einsum("ij,ij->i", y, y, out=moment[:, 0])
+        np.divide(moment, cols, out=moment)
+        np.add(moment, EPS, out=moment)
+        np.sqrt(moment, out=moment)
+        np.divide(y, moment, out=y)
+        np.multiply(y, weight, out=y)
+        return np.add(y, bias, out=y)
+
+    return Prepared(call, lambda y: (y,))
+
+
+def backward_as_written(arrays: Arrays) -> Prepared:
+    """The formula."""
+    a = arrays
+
+    def call() -> tuple[np.ndarray, ...]:
+        x_hat = (a.x - a.mean) * a.rstd
+        g = a.dy * a.weight
+        projection = x_hat * (g * x_hat).mean(axis=-1, keepdims=True)
+        dx = a.rstd * (g - g.mean(axis=-1, keepdims=True) - projection)
+        return dx, (a.dy * x_hat).sum(axis=0), a.dy.sum(axis=0)
+
+    return Prepared(call, lambda gradients: gradients)
+
+
+def backward_at_best(arrays: Arrays) -> Prepared:
+    """Two buffers that are kept between calls; einsum for every sum of products."""
+    a, dx = arrays, arrays.out
+    cols = a.x.shape[-1]
+    x_hat = np.empty_like(a.x)
+    g_mean, projection = np.empty_like(a.rstd), np.empty_like(a.rstd)
+
+    def call() -> tuple[np.ndarray, ...]:
+        np.subtract(a.x, a.mean, out=x_hat)
+        np.multiply(x_hat, a.rstd, out=x_hat)
+        np.multiply(a.dy, a.weight, out=dx)
+        np.add.reduce(dx, axis=-1, keepdims=True, out=g_mean)
+        np.divide(g_mean, cols, out=g_mean)
+        np.einsum("ij,ij->i", dx, x_hat, out=projection[:, 0])
+        np.divide(projection, cols, out=projection)
+        dweight = np.einsum("ij,ij->j", a.dy, x_hat)
+        dbias = np.add.reduce(a.dy, axis=0)
+        np.multiply(x_hat, projection, out=x_hat)
+        np.subtract(dx, g_mean, out=dx)
+        np.subtract(dx, x_hat, out=dx)
+        return np.multiply(dx, a.rstd, out=dx), dweight, dbias
+
+    return Prepared(call, lambda gradients: gradients)
