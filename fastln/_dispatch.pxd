@@ -64,5 +64,5 @@ cdef extern from "fastln.h" nogil:
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active
 
-# A call that reads and writes more than this stores its result past the cache.
+# A call of the backward pass that reads and writes more than this stores its result past the cache.
 cdef Py_ssize_t stream_bytes

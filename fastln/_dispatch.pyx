@@ -19,20 +19,6 @@ cdef extern from *:
     const char* FLN_COMPILER
     const char* FLN_BUILD_FLAGS
 
-cdef extern from *:
-    """
-    #include <unistd.h>
-    static long fln_cache_bytes(void) {  // of the last level, 0 where that is not known
-      long size = 0;
-    #ifdef _SC_LEVEL3_CACHE_SIZE
-      size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-      if (size <= 0) size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    #endif
-      return size > 0 ? size : 0;
-    }
-    """
-    long fln_cache_bytes()
-
 cdef str _reason
 
 # Where the size of the last-level cache is not known.
@@ -118,14 +104,25 @@ def get_stream_bytes() -> int:
 
 def _default_stream_bytes():
     """Half of the last-level cache: with 32 MB, 1024x768 float32 (9 MB) lost by it and 2048x768 (19 MB) gained."""
-    return (fln_cache_bytes() or DEFAULT_CACHE_BYTES) // 2
+    sizes = [_read_cache_size(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") for level in range(4)]
+    return (max(sizes) or DEFAULT_CACHE_BYTES) // 2
+
+
+def _read_cache_size(path):
+    """Bytes from a file that says `32768K`; 0 where there is none. (sysconf may name the caches of all sockets.)"""
+    try:
+        with open(path) as file:
+            text = file.read().strip()
+    except OSError:
+        return 0
+    return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 0
 
 
 def _choose_stream_bytes():
     value = os.environ.get("FASTLN_STREAM_BYTES")
     if value and not (value.isascii() and value.isdigit() and len(value) < 19):
         raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
-    set_stream_bytes(int(value) if value else _default_stream_bytes())
+    set_stream_bytes(min(int(value), 1 << 56) if value else _default_stream_bytes())
 
 
 cdef int _choose(str name, str argument, str reason) except -1:

@@ -60,7 +60,6 @@ struct LayerNormForward {
     for (; row + ROWS <= last; row += ROWS) {
       m = next;
       const bool more = row + 2 * ROWS <= last;
-      if (STREAM) prefetch_group<ROWS>(row + ROWS * rows_ahead<T>(cols), last);
       if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
       find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
       if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales);
@@ -82,14 +81,6 @@ struct LayerNormForward {
   template <bool STREAM, int ROWS>
   FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales) const {
     normalize<ROWS, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
-  }
-
-  template <int ROWS>
-  FLN_INLINE void prefetch_group(ptrdiff_t row, ptrdiff_t last) const {
-    for (ptrdiff_t end = row + ROWS; row < end && row < last; ++row) {
-      prefetch_row_end(y(row), cols);
-      prefetch_cols(x(row), cols);
-    }
   }
 
   template <typename Row, bool STREAM = false>
