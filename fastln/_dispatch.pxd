@@ -41,8 +41,9 @@ cdef extern from "fastln.h" nogil:
         Py_ssize_t first_col
         Py_ssize_t last_col
         void* terms
-        double* dweight
-        double* dbias
+        void* dweight
+        void* dbias
+        int is_result
 
     ctypedef void (*fln_layer_norm_backward)(
         const fln_layer_norm_backward_args* args, const fln_layer_norm_backward_part* part

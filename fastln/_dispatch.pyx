@@ -1,4 +1,4 @@
-"""Choice of the instruction set: the best one at import, or the one that FASTLN_ISA names. And of the kind of stores."""
+"""Choice of the instruction set: the best one at import, or the one that FASTLN_ISA names; and the kind of stores."""
 
 import os
 

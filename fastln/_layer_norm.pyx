@@ -31,8 +31,8 @@ cnp.import_array()
 cdef Py_ssize_t KEEP_GIL_BYTES = 32 * 1024
 
 
-# Of stream_bytes. With 32 MB of L3, one thread, streaming y took 1.3 times as long at 8192x768 float32 (50 MB), the same
-# time at 2048x4096 (67 MB), 0.89 at 256x65536 (134 MB), 0.94 at 8192x4096 (268 MB) and 0.84 at 16384x1024 float64.
+# Of stream_bytes. With 32 MB of L3, one thread, streaming y took 1.3 times as long at 8192x768 float32 (50 MB), the
+# same time at 2048x4096 (67 MB), 0.89 at 256x65536 (134 MB), 0.94 at 8192x4096 (268 MB), 0.84 at 16384x1024 float64.
 cdef Py_ssize_t STREAM_FACTOR = 8
 
 

@@ -46,6 +46,10 @@ cdef Py_ssize_t SMALLEST_CHUNK = 8 * FLN_BACKWARD_BLOCK_ROWS
 cdef Py_ssize_t COLUMNS_PER_THREAD = 1024
 
 
+# Of min_parallel_bytes: at 128x768 float32 (1.2 MB), 35 us on one thread, waking a second one took 80 us.
+cdef Py_ssize_t PARALLEL_FACTOR = 2
+
+
 # A checked call: everything that the kernel needs but dx, dweight and dbias.
 cdef struct Plan:
     fln_layer_norm_backward_args args
@@ -66,8 +70,9 @@ cdef struct Work:
     Py_ssize_t chunks
     Py_ssize_t totals  # doubles a chunk
     void* terms
-    double* dweight  # totals of each chunk, or NULL
-    double* dbias
+    bint is_result
+    void* dweight  # totals of each chunk, or the result, or NULL
+    void* dbias
 
 
 def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, output_mask=(True, True, True),
@@ -283,7 +288,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     cdef void* dweight_to = NULL if dweight is None else cnp.PyArray_DATA(dweight)
     cdef void* dbias_to = NULL if dbias is None else cnp.PyArray_DATA(dbias)
     cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
-    cdef int count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
+    cdef int count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size // PARALLEL_FACTOR, num_threads)
     work.args = plan.args
     # In place, what is written is in the cache already.
     work.args.stream = plan.size > stream_bytes and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
@@ -291,12 +296,14 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     work.rows = rows
     work.chunk_rows = chunk_rows(rows)
     work.chunks = (rows + work.chunk_rows - 1) // work.chunk_rows
-    work.dweight = work.dbias = NULL
+    work.is_result = 0 < rows <= FLN_BACKWARD_BLOCK_ROWS
+    work.dweight = dweight_to if work.is_result else NULL
+    work.dbias = dbias_to if work.is_result else NULL
     work.terms = NULL
     work.totals = plan.totals * cols
     size = work.chunks * work.totals
     try:
-        if dweight is not None or dbias is not None:
+        if not work.is_result and (dweight is not None or dbias is not None):
             totals = <double*> malloc(max(2 * size, 1) * sizeof(double))
             if totals == NULL:
                 raise MemoryError
@@ -312,10 +319,10 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 run_by_columns(&work, count)
             else:
                 run_by_rows(&work, count)
-            if work.dweight != NULL:
-                plan.merge(work.dweight, work.chunks, cols, dweight_to)
-            if work.dbias != NULL:
-                plan.merge(work.dbias, work.chunks, cols, dbias_to)
+            if work.dweight != dweight_to:
+                plan.merge(<double*> work.dweight, work.chunks, cols, dweight_to)
+            if work.dbias != dbias_to:
+                plan.merge(<double*> work.dbias, work.chunks, cols, dbias_to)
     finally:
         free(totals)
         free(work.terms)
@@ -349,14 +356,15 @@ cdef void run_part(
 ) noexcept nogil:
     """The rows of a chunk, over some columns."""
     cdef fln_layer_norm_backward_part part
-    cdef Py_ssize_t totals = chunk * work.totals
+    cdef Py_ssize_t totals = 0 if work.is_result else chunk * work.totals
     part.first_row = chunk * work.chunk_rows
     part.last_row = min(part.first_row + work.chunk_rows, work.rows)
     part.first_col = first_col
     part.last_col = last_col
     part.terms = work.terms
-    part.dweight = work.dweight + totals if work.dweight != NULL else <double*> NULL
-    part.dbias = work.dbias + totals if work.dbias != NULL else <double*> NULL
+    part.is_result = work.is_result
+    part.dweight = <double*> work.dweight + totals if work.dweight != NULL else <double*> NULL
+    part.dbias = <double*> work.dbias + totals if work.dbias != NULL else <double*> NULL
     work.kernel(&work.args, &part)
 
 
@@ -379,6 +387,7 @@ cdef void find_terms(const Work* work, Py_ssize_t block) noexcept nogil:
     part.last_row = min(part.first_row + FLN_BACKWARD_BLOCK_ROWS, work.rows)
     part.first_col = part.last_col = 0
     part.terms = work.terms
+    part.is_result = work.is_result
     part.dweight = work.dweight
     part.dbias = work.dbias
     work.kernel(&work.args, &part)

@@ -53,8 +53,9 @@ typedef struct fln_layer_norm_backward_args {
 } fln_layer_norm_backward_args;
 
 // A part of its work: rows first_row <= row < last_row (first_row a multiple of the block), columns first_col <= col <
-// last_col. What dweight and dbias point to are totals, or NULL: for each
-// column 1 double (f32) or 2 (f64), in any state before the part that has its first row.
+// last_col. What dweight and dbias point to are totals, or NULL: for each column 1 double (f32) or 2 (f64), in any
+// state before the part that has its first row. If there is but one block of rows, they are the results themselves
+// (cols,).
 //
 // Either a part has all columns and terms == NULL, and does everything. Or `terms` has room for FLN_BACKWARD_TERMS
 // numbers for each row of whole blocks: a part without columns fills it in for its rows, and parts with columns use it.
@@ -64,8 +65,9 @@ typedef struct fln_layer_norm_backward_part {
   ptrdiff_t first_col;
   ptrdiff_t last_col;
   void* terms;
-  double* dweight;
-  double* dbias;
+  void* dweight;
+  void* dbias;
+  int is_result;  // whether dweight and dbias are results, not totals
 } fln_layer_norm_backward_part;
 
 typedef void (*fln_layer_norm_backward)(const fln_layer_norm_backward_args* args,

@@ -84,7 +84,13 @@ def run_python(code, *arguments, timeout=120, **environment):
     env = dict(os.environ)
     places = [str(Path(fastln.__file__).parents[1]), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    for name in ("FASTLN_ISA", "FASTLN_MIN_PARALLEL_BYTES", "FASTLN_STREAM_BYTES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in (
+        "FASTLN_ISA",
+        "FASTLN_MIN_PARALLEL_BYTES",
+        "FASTLN_STREAM_BYTES",
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+    ):
         env.pop(name, None)
     for name, value in environment.items():
         if value is None:

@@ -82,7 +82,7 @@ Gradients<T> gradients(const Header& header, fln_layer_norm_backward_args args, 
   std::vector<double> dweight = totals(header), dbias = totals(header);
   args.dx = result.dx.data();
   const ptrdiff_t rows = header.rows, cols = header.cols, block = FLN_BACKWARD_BLOCK_ROWS;
-  fln_layer_norm_backward_part part = {0, rows, 0, cols, nullptr, dweight.data(), dbias.data()};
+  fln_layer_norm_backward_part part = {0, rows, 0, cols, nullptr, dweight.data(), dbias.data(), 0};
   std::vector<T> terms(static_cast<size_t>((rows + block - 1) / block * block * FLN_BACKWARD_TERMS));
   if (split) {
     part.terms = terms.data();

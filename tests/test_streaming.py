@@ -13,8 +13,8 @@ from reference import make_parameters, make_rows
 import fastln
 from fastln import _dispatch
 
-# From the shortest rows that are streamed, and around them; whole cache lines and not; more than one tree or block.
-COLS = (127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4096, 4112, 8200)
+# Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
+COLS = (16, 17, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4096, 4112, 8200)
 ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
 
 
@@ -47,7 +47,9 @@ def test_streamed_gradients_have_the_same_bits(cols, dtype, isa, stream_bytes):
         x, dy = make_rows("mean 10", rows, cols, dtype), make_rows("normal", rows, cols, dtype)
         _, mean, rstd = fastln.layer_norm_forward(x)
         out = at_offset(np.zeros_like(x), start)
-        for w, mask in itertools.product((weight, None), ((True, True, True), (True, False, True), (True, True, False))):
+        for w, mask in itertools.product(
+            (weight, None), ((True, True, True), (True, False, True), (True, True, False))
+        ):
             stream_bytes(1 << 56)
             expected = fastln.layer_norm_backward(dy, x, mean, rstd, w, output_mask=mask)
             stream_bytes(0)

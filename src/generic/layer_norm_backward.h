@@ -14,7 +14,6 @@
 #pragma once
 
 #include "moments.h"
-#include "per_row.h"
 #include "stream.h"
 
 constexpr int BLOCK_ROWS = FLN_BACKWARD_BLOCK_ROWS;
@@ -182,25 +181,27 @@ struct WrittenCols {
 // Rows that are swept together: a pair (or the last of an odd number), or one row of a pair.
 enum class Sweep { WHOLE, FIRST, SECOND };
 
-// Room for WrittenCols. Each part starts at the place in its page at which dx does: a load must not wait for a store
-// to the same place of another page that is still on its way (25 % of the time at 128x768, by luck of the stack). And
-// its registers are whole cache lines.
+// Room for WrittenCols, each in its own quarter of a page as seen from dx: a load must not wait for a store to the same
+// place of another page that is still on its way (25 % of the time at 128x768, by luck of the stack); and rows of whole
+// pages fill their sets of L1 by themselves. The registers are whole cache lines.
 template <typename T>
 class WaitingParts {
  public:
   // n columns, to be swept with those of dx at `place`.
   FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t n) {
     const ptrdiff_t head = head_cols(place, n), before = head > 0 ? LANES<T> - head : 0;
-    return {weight, in_phase(room[0], place) + before, in_phase(room[1], place) + before,
-            in_phase(room[2], place) + before, in_phase(room[3], place) + before};
+    return {weight, at_phase<1>(place) + before, at_phase<2>(place) + before, at_phase<3>(place) + before,
+            at_phase<4>(place) + before};
   }
 
  private:
   static constexpr ptrdiff_t PAGE = 4096, ROOM = WAITING_COLS<T> + 2 * LANES<T> + PAGE / sizeof(T);
 
-  static FLN_INLINE T* in_phase(T* room, const T* place) {
-    const uintptr_t ahead = (reinterpret_cast<uintptr_t>(place) - reinterpret_cast<uintptr_t>(room)) % PAGE;
-    return room + ahead / LINE * LANES<T>;
+  template <int QUARTER>
+  FLN_INLINE T* at_phase(const T* place) {
+    T* const first = room[QUARTER - 1];
+    const uintptr_t phase = reinterpret_cast<uintptr_t>(place) + QUARTER * PAGE / 4;
+    return first + (phase - reinterpret_cast<uintptr_t>(first)) % PAGE / LINE * LANES<T>;
   }
 
   alignas(LINE) T room[4][ROOM];
@@ -221,50 +222,33 @@ struct LayerNormBackward {
 
   FLN_INLINE SummedRow<T> summed_row(ptrdiff_t row) const { return {dy(row), x(row), weight, mean[row], rstd[row]}; }
 
-  // From the sums of ROWS rows; `r` is the place of the first in its block.
-  template <int ROWS, typename V>
-  FLN_INLINE void write_terms(const RowSums<V>* sums, BlockTerms<T>& terms, int r) const {
-    V z[ROWS], g[ROWS], gz[ROWS];
-    for (int k = 0; k < ROWS; ++k) {
-      z[k] = sums[k].z;
-      g[k] = sums[k].g;
-      gz[k] = sums[k].gz;
-    }
-    using P = PerRow<ROWS>;
-    const P inv = P::splat(inv_cols);
-    const P offset = P::splat(0) - sums_per_row<ROWS>(z) * inv;
-    write(offset, terms.offset + r);
-    if (!DX) return;
-    const P sum_g = sums_per_row<ROWS>(g);
-    write(sum_g * inv, terms.mean_g + r);
-    write((sums_per_row<ROWS>(gz) + offset * sum_g) * inv, terms.mean_gx + r);
+  // From the sums of a row; `r` is its place in its block. The three sums over lanes share most of their work.
+  template <typename V>
+  FLN_INLINE void write_terms(RowSums<V> lanes, BlockTerms<T>& terms, int r) const {
+    typename V::value_type sums[4];
+    sums_of_4(lanes.z, lanes.g, lanes.gz, lanes.gz, sums);
+    const double offset = -(sums[0] * inv_cols), sum_g = sums[1], sum_gz = sums[2];
+    terms.offset[r] = static_cast<T>(offset);
+    terms.mean_g[r] = static_cast<T>(sum_g * inv_cols);
+    terms.mean_gx[r] = static_cast<T>((sum_gz + offset * sum_g) * inv_cols);
   }
 
-  template <int ROWS>
   FLN_INLINE void find_terms(ptrdiff_t row, BlockTerms<T>& terms, int r) const {
-    if (cols > TREE_COLS<T>) {
-      RowSums<Vec<double>> sums[ROWS];
-      for (int k = 0; k < ROWS; ++k) {
-        const SummedRow<T> one = summed_row(row + k);
-        RowTotals<T> totals = RowTotals<T>::zero();
-        ptrdiff_t i = 0;
-        for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) totals.add(tree_sums<TREE, WEIGHT>(one, i));
-        if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
-        sums[k] = totals.folded();
-      }
-      write_terms<ROWS>(sums, terms, r);
-    } else {  // no more than T's precision is needed
-      RowSums<Vec<T>> sums[ROWS];
-      for (int k = 0; k < ROWS; ++k) sums[k] = tree_sums_first<TREE, WEIGHT>(summed_row(row + k), 0, cols);
-      write_terms<ROWS>(sums, terms, r);
+    const SummedRow<T> one = summed_row(row);
+    if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
+      return write_terms(tree_sums_first<TREE, WEIGHT>(one, 0, cols), terms, r);
     }
+    RowTotals<T> totals = RowTotals<T>::zero();
+    ptrdiff_t i = 0;
+    for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) totals.add(tree_sums<TREE, WEIGHT>(one, i));
+    if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
+    write_terms(totals.folded(), terms, r);
   }
 
   // First sweep over rows [r, end) of the block that starts at `block`.
   __attribute__((noinline)) void first_sweep(ptrdiff_t block, int r, int end, BlockTerms<T>& terms) const {
     if (!DX && !DWEIGHT) return;
-    for (; r + GROUP <= end; r += GROUP) find_terms<GROUP>(block + r, terms, r);
-    for (; r < end; ++r) find_terms<1>(block + r, terms, r);
+    for (; r < end; ++r) find_terms(block + r, terms, r);
   }
 
   FLN_INLINE WrittenRow<T> written_row(ptrdiff_t block, int r, const BlockTerms<T>& terms, ptrdiff_t i) const {
@@ -364,11 +348,21 @@ struct LayerNormBackward {
   template <bool ALL>
   FLN_INLINE void add_lanes(const fln_layer_norm_backward_part& part, bool fresh, const WrittenCols<T>& at, ptrdiff_t i,
                             ptrdiff_t k, ptrdiff_t n) const {
-    if (DWEIGHT) add_to_totals<ALL>(load_lanes<ALL>(at.dweight + k, n), part.dweight + i + k, n, cols, fresh);
-    if (DBIAS) add_to_totals<ALL>(load_lanes<ALL>(at.dbias + k, n), part.dbias + i + k, n, cols, fresh);
+    if (DWEIGHT) add_to<ALL>(part, load_lanes<ALL>(at.dweight + k, n), part.dweight, i + k, n, fresh);
+    if (DBIAS) add_to<ALL>(part, load_lanes<ALL>(at.dbias + k, n), part.dbias, i + k, n, fresh);
+  }
+  template <bool ALL>
+  FLN_INLINE void add_to(const fln_layer_norm_backward_part& part, Vec<T> sum, void* to, ptrdiff_t i, ptrdiff_t n,
+                         bool fresh) const {
+    if (part.is_result) {
+      store_lanes<ALL>(sum, static_cast<T*>(to) + i, n);
+    } else {
+      add_to_totals<ALL>(sum, static_cast<double*>(to) + i, n, cols, fresh);
+    }
   }
 
   // A block of short rows: the two sweeps follow each other pair by pair.
+  template <bool STREAM>
   FLN_INLINE void pairs(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
                         WaitingParts<T>& parts) const {
     BlockTerms<T> terms;
@@ -377,7 +371,7 @@ struct LayerNormBackward {
     for (int r = 0; r < rows; r += 2) {
       const int end = r + 2 < rows ? r + 2 : rows;
       first_sweep(block, r, end, terms);
-      second_sweep<false>(block, r, end, terms, to, 0, cols);
+      second_sweep<STREAM>(block, r, end, terms, to, 0, cols);
     }
     add_block(part, block, to, 0, cols);
   }
@@ -404,15 +398,14 @@ struct LayerNormBackward {
     if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(next, i, cols - i));
     for (; k + LANES<T> <= cols; k += LANES<T>) write_lanes<SWEEP, 1, true, true>(&row, to, k, LANES<T>);
     if (k < cols) write_lanes<SWEEP, 1, false, false>(&row, to, k, cols - k);
-    const RowSums<Vec<double>> sums = totals.folded();
-    write_terms<1>(&sums, terms, (r + 1) % BLOCK_ROWS);
+    write_terms(totals.folded(), terms, (r + 1) % BLOCK_ROWS);
   }
 
   // Rows that come from memory and go back to it, of more than one tree: row by row, to the last but one.
   FLN_INLINE void stream_rows(const fln_layer_norm_backward_part& part, WaitingParts<T>& parts) const {
     BlockTerms<T> terms;
     const ptrdiff_t last = part.last_row - 1;
-    find_terms<1>(part.first_row, terms, 0);
+    find_terms(part.first_row, terms, 0);
     for (ptrdiff_t block = part.first_row; block <= last; block += BLOCK_ROWS) {
       const WrittenCols<T> to = written_cols(parts, block, 0, cols);
       clear(to, cols);
@@ -440,7 +433,7 @@ struct LayerNormBackward {
       const ptrdiff_t n = part.last_col - i < WAITING_COLS<T> ? part.last_col - i : WAITING_COLS<T>;
       const WrittenCols<T> to = written_cols(parts, block, i, n);
       clear(to, n);
-      if (STREAM && can_stream<T>(n, args.dx_stride)) {
+      if (STREAM && can_stream(dx(block) + i, n, args.dx_stride)) {
         second_sweep<STREAM>(block, 0, rows, terms, to, i, n);
       } else {
         second_sweep<false>(block, 0, rows, terms, to, i, n);
@@ -453,13 +446,13 @@ struct LayerNormBackward {
   __attribute__((noinline)) void run_part(const fln_layer_norm_backward_part& part) const {
     WaitingParts<T> parts;
     const bool in_one = !part.terms && cols <= WAITING_COLS<T>;
-    if (STREAM && in_one) {
+    if (STREAM && in_one && cols > TREE_COLS<T>) {
       stream_rows(part, parts);
     } else {
       for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
         const ptrdiff_t left = part.last_row - block;
         const int rows = left < BLOCK_ROWS ? static_cast<int>(left) : BLOCK_ROWS;
-        in_one ? pairs(part, block, rows, parts) : columns<STREAM>(part, block, rows, parts);
+        in_one ? pairs<STREAM>(part, block, rows, parts) : columns<STREAM>(part, block, rows, parts);
       }
     }
     if (STREAM) stream_fence();
@@ -467,7 +460,7 @@ struct LayerNormBackward {
 
   void run(const fln_layer_norm_backward_part& part) const {
     if (part.first_row == part.last_row) return;
-    const bool stream = DX && args.stream && can_stream<T>(cols, args.dx_stride);
+    const bool stream = DX && args.stream && can_stream(dx(part.first_row), cols, args.dx_stride);
     stream ? run_part<DX>(part) : run_part<false>(part);
   }
 };

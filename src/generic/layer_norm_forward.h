@@ -93,7 +93,7 @@ struct LayerNormForward {
 
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
     if (cols > STEP<T>) {
-      const bool stream = args.stream && can_stream<T>(cols, args.y_stride);
+      const bool stream = args.stream && can_stream(y(first), cols, args.y_stride);
       return stream ? rows<LongRow<T>, true>(first, last) : rows<LongRow<T>>(first, last);
     }
     switch ((cols + LANES<T> - 1) / LANES<T>) {

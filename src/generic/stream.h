@@ -24,11 +24,13 @@ FLN_INLINE ptrdiff_t head_cols(const T* row, ptrdiff_t n) {
   return static_cast<ptrdiff_t>(-reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
 }
 
-// Whether the head of one row is that of the others, so that all registers after it are whole lines.
+// Whether the head of one row is that of the others, so that all registers after it are whole lines. Short rows have no
+// head: they must be whole lines themselves.
 template <typename T>
-FLN_INLINE bool can_stream(ptrdiff_t cols, ptrdiff_t stride) {
+FLN_INLINE bool can_stream(const T* row, ptrdiff_t cols, ptrdiff_t stride) {
   const ptrdiff_t size = static_cast<ptrdiff_t>(sizeof(T));
-  return cols * size >= ALIGN_FROM && stride * size % LINE == 0;
+  if (stride * size % LINE != 0) return false;
+  return cols * size >= ALIGN_FROM || (cols % LANES<T> == 0 && reinterpret_cast<uintptr_t>(row) % LINE == 0);
 }
 
 // How many rows ahead PREFETCH_BYTES are.
