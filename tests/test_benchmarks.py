@@ -34,8 +34,8 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
+@pytest.fixture(autouse=True, scope="module")
+def threads_as_before():  # of the module: fixtures of the module run the command, which sets them
     import fastln
 
     previous = fastln.get_num_threads()
