@@ -40,6 +40,10 @@ cdef inline bint ranges_overlap(object a, object b) noexcept:
 cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept
 
 
+# Whether eps is a float or an int that will do, which `value` is then.
+cdef bint is_plain_eps(object eps, double* value) noexcept
+
+
 # Everything else. These raise TypeError and ValueError; none of them writes to an argument.
 
 cdef object as_floats(str name, object value)

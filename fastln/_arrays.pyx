@@ -11,11 +11,14 @@ import operator
 import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Clear
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.float cimport DBL_MAX
 
 cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object value) noexcept
+    double PyLong_AsDouble(object value) noexcept
 
 cnp.import_array()
 
@@ -120,6 +123,19 @@ cdef object as_parameter(str name, object value, object x, int ndim):
         return None
     array = as_shaped(name, value, x.shape[x.ndim - ndim:], "match normalized_shape")
     return np.require(array, x.dtype.newbyteorder("="), ["C", "A"])
+
+
+cdef bint is_plain_eps(object eps, double* value) noexcept:
+    """Whether eps is a float or an int that will do, which `value` is then."""
+    if PyFloat_CheckExact(eps):
+        value[0] = PyFloat_AS_DOUBLE(eps)
+    elif PyLong_CheckExact(eps):
+        value[0] = PyLong_AsDouble(eps)
+        if value[0] == -1:  # or too large, with an error set
+            PyErr_Clear()
+    else:
+        return False
+    return 0 <= value[0] <= DBL_MAX
 
 
 cdef double as_eps(object eps) except -1:

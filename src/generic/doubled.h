@@ -89,3 +89,13 @@ template <typename H>
 FLN_INLINE auto widen(Doubled<H> a) -> Doubled<decltype(widen(a.low))> {
   return {widen(a.low), widen(a.high)};
 }
+
+// Lane i plus lane i + lanes / 2, in half a register; and that in double, in a whole one.
+template <typename H>
+FLN_INLINE H fold_halves(Doubled<H> a) {
+  return a.low + a.high;
+}
+template <typename H>
+FLN_INLINE auto widen_folded(Doubled<H> a) -> decltype(widen(a.low)) {
+  return widen(a.low + a.high);
+}

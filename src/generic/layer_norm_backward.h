@@ -60,10 +60,11 @@ FLN_INLINE RowSums<V> operator+(RowSums<V> a, RowSums<V> b) {
 
 template <typename T>
 struct RowTotals {
-  Total<T> z, g, gz;
+  using Lanes = typename RowTotal<T>::Lanes;
+  RowTotal<T> z, g, gz;
 
   static FLN_INLINE RowTotals zero() {
-    const Total<T> none = Total<T>::of(Vec<T>::splat(0));
+    const RowTotal<T> none = RowTotal<T>::of(Vec<T>::splat(0));
     return {none, none, none};
   }
   FLN_INLINE void add(RowSums<Vec<T>> sums) {
@@ -71,7 +72,7 @@ struct RowTotals {
     g.add(sums.g);
     gz.add(sums.gz);
   }
-  FLN_INLINE RowSums<Vec<double>> folded() const { return {z.folded(), g.folded(), gz.folded()}; }
+  FLN_INLINE RowSums<Lanes> folded() const { return {z.folded(), g.folded(), gz.folded()}; }
 };
 
 // z and g of one register of columns. Lanes past the end of the row (n < lanes) are 0.
@@ -84,18 +85,23 @@ FLN_INLINE void load_terms(const SummedRow<T>& row, ptrdiff_t i, ptrdiff_t n, Ve
   if (WEIGHT) g = g * (ALL ? V::load(row.weight + i) : V::load_first(row.weight + i, n, zero));
 }
 
+// The sums over one register or two.
+template <int COUNT, typename V>
+FLN_INLINE RowSums<V> leaf_sums(const V* z, const V* g) {
+  if constexpr (COUNT == 1) {
+    return {z[0], g[0], g[0] * z[0]};
+  } else {
+    return {z[0] + z[1], g[0] + g[1], fma(g[1], z[1], g[0] * z[0])};
+  }
+}
+
 // The sums over COUNT registers from column i on.
 template <int COUNT, bool WEIGHT, typename T>
 FLN_INLINE RowSums<Vec<T>> tree_sums(const SummedRow<T>& row, ptrdiff_t i) {
-  if constexpr (COUNT == 1) {
-    Vec<T> z, g;
-    load_terms<true, WEIGHT>(row, i, LANES<T>, z, g);
-    return {z, g, g * z};
-  } else if constexpr (COUNT == 2) {
-    Vec<T> z[2], g[2];
-    load_terms<true, WEIGHT>(row, i, LANES<T>, z[0], g[0]);
-    load_terms<true, WEIGHT>(row, i + LANES<T>, LANES<T>, z[1], g[1]);
-    return {z[0] + z[1], g[0] + g[1], fma(g[1], z[1], g[0] * z[0])};
+  if constexpr (COUNT <= 2) {
+    Vec<T> z[COUNT], g[COUNT];
+    for (int k = 0; k < COUNT; ++k) load_terms<true, WEIGHT>(row, i + k * LANES<T>, LANES<T>, z[k], g[k]);
+    return leaf_sums<COUNT>(z, g);
   } else {
     const RowSums<Vec<T>> low = tree_sums<COUNT / 2, WEIGHT>(row, i);
     return low + tree_sums<COUNT / 2, WEIGHT>(row, i + COUNT / 2 * LANES<T>);
@@ -108,12 +114,19 @@ FLN_INLINE RowSums<Vec<T>> tree_sums_first(const SummedRow<T>& row, ptrdiff_t i,
   if constexpr (COUNT == 1) {
     Vec<T> z, g;
     load_terms<false, WEIGHT>(row, i, n, z, g);
-    return {z, g, g * z};
+    return leaf_sums<1>(&z, &g);
   } else {
     constexpr ptrdiff_t half = COUNT / 2 * LANES<T>;
     if (n <= half) return tree_sums_first<COUNT / 2, WEIGHT>(row, i, n);
-    const RowSums<Vec<T>> low = tree_sums<COUNT / 2, WEIGHT>(row, i);
-    return low + tree_sums_first<COUNT / 2, WEIGHT>(row, i + half, n - half);
+    if constexpr (COUNT == 2) {
+      Vec<T> z[2], g[2];
+      load_terms<true, WEIGHT>(row, i, half, z[0], g[0]);
+      load_terms<false, WEIGHT>(row, i + half, n - half, z[1], g[1]);
+      return leaf_sums<2>(z, g);
+    } else {
+      const RowSums<Vec<T>> low = tree_sums<COUNT / 2, WEIGHT>(row, i);
+      return low + tree_sums_first<COUNT / 2, WEIGHT>(row, i + half, n - half);
+    }
   }
 }
 
@@ -140,17 +153,14 @@ FLN_INLINE void store_lanes(V a, T* p, ptrdiff_t n) {
 // pairs, whose low parts stand `cols` further on. The first that is added to `fresh` ones replaces them.
 template <bool ALL>
 FLN_INLINE void add_to_totals(Vec<float> part, double* high, ptrdiff_t n, ptrdiff_t, bool fresh) {
-  Total<float> total = Total<float>::of(part);
-  if (!fresh) {
-    using W = decltype(widen(part));
-    total.lanes = ALL ? W::load(high) : W::load_first(high, n, W::splat(0));
-    total.add(part);
-  }
-  store_lanes<ALL>(total.lanes, high, n);
+  using W = decltype(widen(part));
+  W total = widen(part);
+  if (!fresh) total = (ALL ? W::load(high) : W::load_first(high, n, W::splat(0))) + total;
+  store_lanes<ALL>(total, high, n);
 }
 template <bool ALL>
 FLN_INLINE void add_to_totals(Vec<double> part, double* high, ptrdiff_t n, ptrdiff_t cols, bool fresh) {
-  Total<double> total = Total<double>::of(part);
+  auto total = Compensated<Vec<double>>::of(part);
   if (!fresh) {
     total = {load_lanes<ALL>(high, n), load_lanes<ALL>(high + cols, n)};
     total.add(part);
@@ -166,6 +176,15 @@ struct WrittenRow {
   const T* x;
   T* dx;
   Vec<T> mean, rstd, offset, minus_mean_g, minus_mean_gx;
+
+  // The row from `n` columns further on, with another place for dx.
+  FLN_INLINE WrittenRow from(ptrdiff_t n, T* to) const {
+    WrittenRow rest = *this;
+    rest.dy = dy + n;
+    rest.x = x + n;
+    rest.dx = to;
+    return rest;
+  }
 };
 
 // What goes with the columns of the second sweep.
@@ -174,12 +193,9 @@ struct WrittenCols {
   const T* weight;
   T* dweight;  // of the block, as far as it has come
   T* dbias;
-  T* first_dweight;  // of the first row of a pair, where the rows of a pair are not swept together
-  T* first_dbias;
-};
 
-// Rows that are swept together: a pair (or the last of an odd number), or one row of a pair.
-enum class Sweep { WHOLE, FIRST, SECOND };
+  FLN_INLINE WrittenCols from(ptrdiff_t n) const { return {weight + n, dweight + n, dbias + n}; }
+};
 
 // Room for WrittenCols, each in its own quarter of a page as seen from dx: a load must not wait for a store to the same
 // place of another page that is still on its way (25 % of the time at 128x768, by luck of the stack); and rows of whole
@@ -188,10 +204,10 @@ template <typename T>
 class WaitingParts {
  public:
   // n columns, to be swept with those of dx at `place`.
+  template <bool STREAM>
   FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t n) {
-    const ptrdiff_t head = head_cols(place, n), before = head > 0 ? LANES<T> - head : 0;
-    return {weight, at_phase<1>(place) + before, at_phase<2>(place) + before, at_phase<3>(place) + before,
-            at_phase<4>(place) + before};
+    const ptrdiff_t head = head_cols<STREAM>(place, n), before = head > 0 ? LANES<T> - head : 0;
+    return {weight, at_phase<1>(place) + before, at_phase<2>(place) + before};
   }
 
  private:
@@ -204,7 +220,7 @@ class WaitingParts {
     return first + (phase - reinterpret_cast<uintptr_t>(first)) % PAGE / LINE * LANES<T>;
   }
 
-  alignas(LINE) T room[4][ROOM];
+  alignas(LINE) T room[2][ROOM];
 };
 
 template <typename T, bool DX, bool DWEIGHT, bool DBIAS, bool WEIGHT>
@@ -212,6 +228,7 @@ struct LayerNormBackward {
   const fln_layer_norm_backward_args& args;
   const ptrdiff_t cols = args.cols;
   const double inv_cols = 1.0 / static_cast<double>(cols);
+  const bool in_one = cols <= WAITING_COLS<T>;
   const T* const weight = static_cast<const T*>(args.weight);
   const T* const mean = static_cast<const T*>(args.mean);
   const T* const rstd = static_cast<const T*>(args.rstd);
@@ -225,30 +242,38 @@ struct LayerNormBackward {
   // From the sums of a row; `r` is its place in its block. The three sums over lanes share most of their work.
   template <typename V>
   FLN_INLINE void write_terms(RowSums<V> lanes, BlockTerms<T>& terms, int r) const {
-    typename V::value_type sums[4];
+    using S = typename V::value_type;
+    S sums[4];
     sums_of_4(lanes.z, lanes.g, lanes.gz, lanes.gz, sums);
-    const double offset = -(sums[0] * inv_cols), sum_g = sums[1], sum_gz = sums[2];
+    const S inv = static_cast<S>(inv_cols), offset = -(sums[0] * inv);
     terms.offset[r] = static_cast<T>(offset);
-    terms.mean_g[r] = static_cast<T>(sum_g * inv_cols);
-    terms.mean_gx[r] = static_cast<T>((sum_gz + offset * sum_g) * inv_cols);
+    terms.mean_g[r] = static_cast<T>(sums[1] * inv);
+    terms.mean_gx[r] = static_cast<T>((sums[2] + offset * sums[1]) * inv);
   }
 
+  template <bool STREAM>
   FLN_INLINE void find_terms(ptrdiff_t row, BlockTerms<T>& terms, int r) const {
     const SummedRow<T> one = summed_row(row);
     if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
+      if (STREAM) prefetch_ahead(one.x, cols);
       return write_terms(tree_sums_first<TREE, WEIGHT>(one, 0, cols), terms, r);
     }
     RowTotals<T> totals = RowTotals<T>::zero();
     ptrdiff_t i = 0;
-    for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) totals.add(tree_sums<TREE, WEIGHT>(one, i));
+    for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) {
+      if (STREAM) prefetch_ahead(one.x + i, TREE_COLS<T>);
+      if (STREAM && !in_one) prefetch_ahead(one.dy + i, TREE_COLS<T>);
+      totals.add(tree_sums<TREE, WEIGHT>(one, i));
+    }
     if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
     write_terms(totals.folded(), terms, r);
   }
 
   // First sweep over rows [r, end) of the block that starts at `block`.
+  template <bool STREAM>
   __attribute__((noinline)) void first_sweep(ptrdiff_t block, int r, int end, BlockTerms<T>& terms) const {
     if (!DX && !DWEIGHT) return;
-    for (; r < end; ++r) find_terms(block + r, terms, r);
+    for (; r < end; ++r) find_terms<STREAM>(block + r, terms, r);
   }
 
   FLN_INLINE WrittenRow<T> written_row(ptrdiff_t block, int r, const BlockTerms<T>& terms, ptrdiff_t i) const {
@@ -270,9 +295,10 @@ struct LayerNormBackward {
     return at;
   }
 
-  // Second sweep, over one register of columns of ROWS rows, or only its first n lanes. All is loaded before anything
-  // is stored: rows may stand at the same place of different pages, see WaitingParts.
-  template <Sweep SWEEP, int ROWS, bool ALL, bool STREAM>
+  // Second sweep, over one register of columns of ROWS rows, or only its first n lanes. The FIRST rows of a block find
+  // nothing in what goes with the columns. All is loaded before anything is stored: rows may stand at the same place of
+  // different pages, see WaitingParts.
+  template <int ROWS, bool FIRST, bool ALL, bool STREAM>
   static FLN_INLINE void write_lanes(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
     using V = Vec<T>;
     V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db, dw_before, db_before;
@@ -281,60 +307,75 @@ struct LayerNormBackward {
       if (DX || DWEIGHT) x[k] = load_lanes<ALL>(rows[k].x + i, n);
     }
     if (WEIGHT) weight = load_lanes<ALL>(to.weight + i, n);
-    constexpr bool FIRST = SWEEP == Sweep::FIRST, SECOND = SWEEP == Sweep::SECOND;
-    if (DWEIGHT && SECOND) dw = load_lanes<ALL>(to.first_dweight + i, n);
-    if (DBIAS && SECOND) db = load_lanes<ALL>(to.first_dbias + i, n);
     if (DWEIGHT && !FIRST) dw_before = load_lanes<ALL>(to.dweight + i, n);
     if (DBIAS && !FIRST) db_before = load_lanes<ALL>(to.dbias + i, n);
     for (int k = 0; k < ROWS; ++k) {
-      if (DBIAS) db = k == 0 && !SECOND ? dy[k] : db + dy[k];
+      if (DBIAS) db = k == 0 ? dy[k] : db + dy[k];
       if (!DX && !DWEIGHT) continue;
       const WrittenRow<T>& row = rows[k];
       const V x_hat = accurate_fma<T>(x[k] - row.mean, row.rstd, row.offset);
-      if (DWEIGHT) dw = k == 0 && !SECOND ? dy[k] * x_hat : accurate_fma<T>(dy[k], x_hat, dw);
+      if (DWEIGHT) dw = k == 0 ? dy[k] * x_hat : accurate_fma<T>(dy[k], x_hat, dw);
       const V g = WEIGHT ? fma(dy[k], weight, row.minus_mean_g) : dy[k] + row.minus_mean_g;
       dx[k] = fma(x_hat, row.minus_mean_gx, g) * row.rstd;
     }
     if (DX) {
       for (int k = 0; k < ROWS; ++k) STREAM ? dx[k].stream(rows[k].dx + i) : store_lanes<ALL>(dx[k], rows[k].dx + i, n);
     }
-    if (DWEIGHT) store_lanes<ALL>(FIRST ? dw : dw_before + dw, (FIRST ? to.first_dweight : to.dweight) + i, n);
-    if (DBIAS) store_lanes<ALL>(FIRST ? db : db_before + db, (FIRST ? to.first_dbias : to.dbias) + i, n);
+    if (DWEIGHT) store_lanes<ALL>(FIRST ? dw : dw_before + dw, to.dweight + i, n);
+    if (DBIAS) store_lanes<ALL>(FIRST ? db : db_before + db, to.dbias + i, n);
   }
 
-  // Over columns [i, i + n) of ROWS rows.
-  template <Sweep SWEEP, int ROWS, bool STREAM>
+  // Of x, if the first sweep has not asked for it already.
+  FLN_INLINE void prefetch_row(const WrittenRow<T>& row, ptrdiff_t i) const {
+    prefetch_ahead(row.dy + i, LANES<T>);
+    if (!in_one) prefetch_ahead(row.x + i, LANES<T>);
+  }
+
+  // Over columns [i, i + n) of ROWS rows. `seams` for whole rows that follow each other past the cache, else NULL.
+  template <int ROWS, bool FIRST, bool STREAM>
   FLN_INLINE void write_rows(ptrdiff_t block, int r, const BlockTerms<T>& terms, const WrittenCols<T>& to, ptrdiff_t i,
-                             ptrdiff_t n) const {
+                             ptrdiff_t n, Seams<T>* seams) const {
     WrittenRow<T> rows[ROWS];
     for (int k = 0; k < ROWS; ++k) rows[k] = written_row(block, r + k, terms, i);
-    ptrdiff_t k = head_cols(place(block + r, i), n);
-    if (k > 0) write_lanes<SWEEP, ROWS, false, false>(rows, to, 0, k);
-    for (; k + LANES<T> <= n; k += LANES<T>) write_lanes<SWEEP, ROWS, true, STREAM>(rows, to, k, LANES<T>);
-    if (k < n) write_lanes<SWEEP, ROWS, false, false>(rows, to, k, n - k);
+    const ptrdiff_t head = head_cols<STREAM>(place(block + r, i), n);
+    ptrdiff_t k = head;
+    if (head > 0) {
+      WrittenRow<T> starts[ROWS];
+      for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, seams ? seams->start(q, head) : rows[q].dx);
+      write_lanes<ROWS, FIRST, false, false>(starts, to, 0, head);
+      if (seams) seams->close_before(rows[0].dx, head);
+    }
+    for (; k + LANES<T> <= n; k += LANES<T>) {
+      for (int q = 0; STREAM && q < ROWS; ++q) prefetch_row(rows[q], k);
+      write_lanes<ROWS, FIRST, true, STREAM>(rows, to, k, LANES<T>);
+    }
+    if (k < n) {
+      for (int q = 0; STREAM && q < ROWS; ++q) prefetch_row(rows[q], k);  // and the line of the next row's head
+      WrittenRow<T> ends[ROWS];
+      for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, seams ? seams->end(q, ROWS) : rows[q].dx + k);
+      write_lanes<ROWS, FIRST, false, false>(ends, to.from(k), 0, n - k);
+      for (int q = 0; seams && q < ROWS; ++q) seams->leave(q, ROWS, rows[q].dx + k, n - k);
+    }
   }
 
   // Where the second sweep writes most, or reads if it does not write.
   FLN_INLINE const T* place(ptrdiff_t row, ptrdiff_t i) const { return (DX ? dx(row) : dy(row)) + i; }
 
+  template <bool STREAM>
   FLN_INLINE WrittenCols<T> written_cols(WaitingParts<T>& parts, ptrdiff_t block, ptrdiff_t i, ptrdiff_t n) const {
-    return parts.cols(WEIGHT ? weight + i : nullptr, place(block, i), n);
+    return parts.template cols<STREAM>(WEIGHT ? weight + i : nullptr, place(block, i), n);
   }
 
   // Rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded once for two rows.
   template <bool STREAM>
   __attribute__((noinline)) void second_sweep(ptrdiff_t block, int r, int end, const BlockTerms<T>& terms,
-                                              const WrittenCols<T>& cols_of, ptrdiff_t i, ptrdiff_t n) const {
+                                              const WrittenCols<T>& cols_of, ptrdiff_t i, ptrdiff_t n,
+                                              Seams<T>* seams) const {
     const WrittenCols<T> to = cols_of;
-    for (; r + 2 <= end; r += 2) write_rows<Sweep::WHOLE, 2, STREAM>(block, r, terms, to, i, n);
-    if (r < end) write_rows<Sweep::WHOLE, 1, STREAM>(block, r, terms, to, i, n);
-  }
-
-  FLN_INLINE void clear(const WrittenCols<T>& at, ptrdiff_t n) const {
-    for (ptrdiff_t i = 0; i < n; i += LANES<T>) {  // a whole register at the end, too: there is room
-      if (DWEIGHT) Vec<T>::splat(0).store(at.dweight + i);
-      if (DBIAS) Vec<T>::splat(0).store(at.dbias + i);
-    }
+    if (r == 0 && end == 1) return write_rows<1, true, STREAM>(block, 0, terms, to, i, n, seams);
+    if (r == 0) write_rows<2, true, STREAM>(block, 0, terms, to, i, n, seams), r = 2;
+    for (; r + 2 <= end; r += 2) write_rows<2, false, STREAM>(block, r, terms, to, i, n, seams);
+    if (r < end) write_rows<1, false, STREAM>(block, r, terms, to, i, n, seams);
   }
 
   // Columns [i, i + n) of the block to the totals of its part of the rows.
@@ -361,65 +402,98 @@ struct LayerNormBackward {
     }
   }
 
-  // A block of short rows: the two sweeps follow each other pair by pair.
-  template <bool STREAM>
-  FLN_INLINE void pairs(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
-                        WaitingParts<T>& parts) const {
+  // One register of a short row; past its end, `fill`.
+  template <int VECS>
+  FLN_INLINE Vec<T> short_load(const T* row, int v, Vec<T> fill) const {
+    const T* const p = row + v * LANES<T>;
+    const ptrdiff_t n = cols - v * LANES<T>;
+    return v < VECS - 1 || n == LANES<T> ? Vec<T>::load(p) : Vec<T>::load_first(p, n, fill);
+  }
+
+  // ROWS rows of VECS registers, which stay there from the first sweep to the second; so do dw and db over a block.
+  // 32768x64 float32 took 0.69 of the time and 131072x16 0.54; with 5 to 8 registers there was nothing to gain.
+  template <int VECS, int ROWS>
+  FLN_INLINE void short_rows(ptrdiff_t row, const Vec<T>* w, Vec<T>* dw, Vec<T>* db) const {
+    using V = Vec<T>;
+    V d[ROWS][VECS], dy_of[ROWS][VECS];
     BlockTerms<T> terms;
-    const WrittenCols<T> to = written_cols(parts, block, 0, cols);
-    clear(to, cols);
+    for (int r = 0; r < ROWS; ++r) {
+      const V center = V::splat(mean[row + r]), scale = V::splat(rstd[row + r]);
+      V z[VECS], g[VECS];
+      for (int v = 0; v < VECS; ++v) {
+        d[r][v] = short_load<VECS>(x(row + r), v, center) - center;
+        z[v] = d[r][v] * scale;
+        dy_of[r][v] = short_load<VECS>(dy(row + r), v, V::splat(0));
+        g[v] = WEIGHT ? dy_of[r][v] * w[v] : dy_of[r][v];
+      }
+      write_terms(short_sums<VECS>(z, g), terms, r);
+    }
+    for (int v = 0; v < VECS; ++v) {
+      V dw_sum, db_sum;
+      for (int r = 0; r < ROWS; ++r) {
+        const V scale = V::splat(rstd[row + r]);
+        const V x_hat = accurate_fma<T>(d[r][v], scale, V::splat(terms.offset[r]));
+        const V dy = dy_of[r][v], minus_mean_g = V::splat(-terms.mean_g[r]);
+        db_sum = r == 0 ? dy : db_sum + dy;
+        dw_sum = r == 0 ? dy * x_hat : accurate_fma<T>(dy, x_hat, dw_sum);
+        const V centered = WEIGHT ? fma(dy, w[v], minus_mean_g) : dy + minus_mean_g;
+        const V result = fma(x_hat, V::splat(-terms.mean_gx[r]), centered) * scale;
+        const ptrdiff_t n = cols - v * LANES<T>;
+        T* const to = dx(row + r) + v * LANES<T>;
+        v < VECS - 1 || n == LANES<T> ? result.store(to) : result.store_first(to, n);
+      }
+      dw[v] = dw[v] + dw_sum;
+      db[v] = db[v] + db_sum;
+    }
+  }
+
+  // The tree of tree_sums().
+  template <int VECS>
+  static FLN_INLINE RowSums<Vec<T>> short_sums(const Vec<T>* z, const Vec<T>* g) {
+    if constexpr (VECS <= 2) {
+      return leaf_sums<VECS>(z, g);
+    } else {
+      return leaf_sums<2>(z, g) + leaf_sums<VECS - 2>(z + 2, g + 2);
+    }
+  }
+
+  // A part whose rows are that short.
+  template <int VECS>
+  __attribute__((noinline)) void short_part(const fln_layer_norm_backward_part& part) const {
+    using V = Vec<T>;
+    V w[VECS];
+    for (int v = 0; v < VECS && WEIGHT; ++v) w[v] = short_load<VECS>(weight, v, V::splat(0));
+    for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
+      const ptrdiff_t last = block + BLOCK_ROWS < part.last_row ? block + BLOCK_ROWS : part.last_row;
+      V dw[VECS], db[VECS];
+      for (int v = 0; v < VECS; ++v) dw[v] = db[v] = V::splat(T(-0.0));  // what leaves any number as it is
+      ptrdiff_t row = block;
+      for (; row + 2 <= last; row += 2) short_rows<VECS, 2>(row, w, dw, db);
+      if (row < last) short_rows<VECS, 1>(row, w, dw, db);
+      const bool fresh = block == part.first_row;
+      for (int v = 0; v < VECS - 1; ++v) add_short<true>(part, dw[v], db[v], v, fresh);
+      add_short<false>(part, dw[VECS - 1], db[VECS - 1], VECS - 1, fresh);
+    }
+  }
+  template <bool ALL>
+  FLN_INLINE void add_short(const fln_layer_norm_backward_part& part, Vec<T> dw, Vec<T> db, int v, bool fresh) const {
+    const ptrdiff_t i = v * LANES<T>, n = cols - i;
+    if (DWEIGHT) add_to<ALL>(part, dw, part.dweight, i, n, fresh);
+    if (DBIAS) add_to<ALL>(part, db, part.dbias, i, n, fresh);
+  }
+
+  // A block of rows of which two fit L1: the two sweeps follow each other pair by pair.
+  template <bool STREAM>
+  FLN_INLINE void pair_by_pair(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
+                               WaitingParts<T>& parts, Seams<T>& seams) const {
+    BlockTerms<T> terms;
+    const WrittenCols<T> to = written_cols<STREAM>(parts, block, 0, cols);
     for (int r = 0; r < rows; r += 2) {
       const int end = r + 2 < rows ? r + 2 : rows;
-      first_sweep(block, r, end, terms);
-      second_sweep<STREAM>(block, r, end, terms, to, 0, cols);
+      first_sweep<STREAM>(block, r, end, terms);
+      second_sweep<STREAM>(block, r, end, terms, to, 0, cols, STREAM ? &seams : nullptr);
     }
     add_block(part, block, to, 0, cols);
-  }
-
-  // The second sweep over a row and the first one over the next, which needs no more of it than to be there: so memory
-  // is read while it is written. Rows ahead of both are asked for, as far as `last`.
-  template <Sweep SWEEP>
-  __attribute__((noinline)) void write_and_sum(ptrdiff_t block, int r, ptrdiff_t last, BlockTerms<T>& terms,
-                                               const WrittenCols<T>& cols_of) const {
-    const WrittenRow<T> row = written_row(block, r, terms, 0);
-    const WrittenCols<T> to = cols_of;
-    const SummedRow<T> next = summed_row(block + r + 1);
-    const ptrdiff_t wanted = block + r + rows_ahead<T>(cols), ahead = wanted < last ? wanted : last;
-    prefetch_row_end(dx(ahead), cols);
-    RowTotals<T> totals = RowTotals<T>::zero();
-    ptrdiff_t i = 0, k = head_cols(row.dx, cols);
-    if (k > 0) write_lanes<SWEEP, 1, false, false>(&row, to, 0, k);
-    for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) {
-      totals.add(tree_sums<TREE, WEIGHT>(next, i));
-      prefetch_cols(x(ahead) + i, TREE_COLS<T>);
-      prefetch_cols(dy(ahead) + i, TREE_COLS<T>);
-      for (; k + LANES<T> <= i + TREE_COLS<T>; k += LANES<T>) write_lanes<SWEEP, 1, true, true>(&row, to, k, LANES<T>);
-    }
-    if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(next, i, cols - i));
-    for (; k + LANES<T> <= cols; k += LANES<T>) write_lanes<SWEEP, 1, true, true>(&row, to, k, LANES<T>);
-    if (k < cols) write_lanes<SWEEP, 1, false, false>(&row, to, k, cols - k);
-    write_terms(totals.folded(), terms, (r + 1) % BLOCK_ROWS);
-  }
-
-  // Rows that come from memory and go back to it, of more than one tree: row by row, to the last but one.
-  FLN_INLINE void stream_rows(const fln_layer_norm_backward_part& part, WaitingParts<T>& parts) const {
-    BlockTerms<T> terms;
-    const ptrdiff_t last = part.last_row - 1;
-    find_terms(part.first_row, terms, 0);
-    for (ptrdiff_t block = part.first_row; block <= last; block += BLOCK_ROWS) {
-      const WrittenCols<T> to = written_cols(parts, block, 0, cols);
-      clear(to, cols);
-      for (int r = 0; r < BLOCK_ROWS && block + r <= last; ++r) {
-        if (block + r == last) {
-          r % 2 ? write_rows<Sweep::SECOND, 1, false>(block, r, terms, to, 0, cols)
-                : write_rows<Sweep::WHOLE, 1, false>(block, r, terms, to, 0, cols);
-        } else {
-          r % 2 ? write_and_sum<Sweep::SECOND>(block, r, last, terms, to)
-                : write_and_sum<Sweep::FIRST>(block, r, last, terms, to);
-        }
-      }
-      add_block(part, block, to, 0, cols);
-    }
   }
 
   // A block of any rows, over some of its columns.
@@ -428,40 +502,63 @@ struct LayerNormBackward {
                           WaitingParts<T>& parts) const {
     BlockTerms<T> own;
     BlockTerms<T>& terms = part.terms ? static_cast<BlockTerms<T>*>(part.terms)[block / BLOCK_ROWS] : own;
-    if (!part.terms || part.first_col == part.last_col) first_sweep(block, 0, rows, terms);
-    for (ptrdiff_t i = part.first_col; i < part.last_col; i += WAITING_COLS<T>) {
-      const ptrdiff_t n = part.last_col - i < WAITING_COLS<T> ? part.last_col - i : WAITING_COLS<T>;
-      const WrittenCols<T> to = written_cols(parts, block, i, n);
-      clear(to, n);
-      if (STREAM && can_stream(dx(block) + i, n, args.dx_stride)) {
-        second_sweep<STREAM>(block, 0, rows, terms, to, i, n);
+    if (!part.terms || part.first_col == part.last_col) first_sweep<STREAM>(block, 0, rows, terms);
+    for (ptrdiff_t i = part.first_col, n; i < part.last_col; i += n) {
+      n = waiting_cols(block, i, part.last_col);
+      const WrittenCols<T> to = written_cols<STREAM>(parts, block, i, n);
+      if (STREAM && can_stream(dx(block) + i, n)) {
+        second_sweep<STREAM>(block, 0, rows, terms, to, i, n, nullptr);
       } else {
-        second_sweep<false>(block, 0, rows, terms, to, i, n);
+        second_sweep<false>(block, 0, rows, terms, to, i, n, nullptr);
       }
       add_block(part, block, to, i, n);
     }
   }
 
+  // Columns from i on that are swept together: as many as may wait, to the end of a line if the row goes on.
+  FLN_INLINE ptrdiff_t waiting_cols(ptrdiff_t block, ptrdiff_t i, ptrdiff_t last) const {
+    if (last - i <= WAITING_COLS<T>) return last - i;
+    return WAITING_COLS<T> - cols_into_line(place(block, i + WAITING_COLS<T>));
+  }
+
   template <bool STREAM>
   __attribute__((noinline)) void run_part(const fln_layer_norm_backward_part& part) const {
     WaitingParts<T> parts;
-    const bool in_one = !part.terms && cols <= WAITING_COLS<T>;
-    if (STREAM && in_one && cols > TREE_COLS<T>) {
-      stream_rows(part, parts);
-    } else {
-      for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
-        const ptrdiff_t left = part.last_row - block;
-        const int rows = left < BLOCK_ROWS ? static_cast<int>(left) : BLOCK_ROWS;
-        in_one ? pairs<STREAM>(part, block, rows, parts) : columns<STREAM>(part, block, rows, parts);
+    Seams<T> seams;
+    for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
+      const ptrdiff_t left = part.last_row - block;
+      const int rows = left < BLOCK_ROWS ? static_cast<int>(left) : BLOCK_ROWS;
+      if (in_one && !part.terms) {
+        pair_by_pair<STREAM>(part, block, rows, parts, seams);
+      } else {
+        columns<STREAM>(part, block, rows, parts);
       }
     }
-    if (STREAM) stream_fence();
+    if (STREAM) {
+      seams.close();
+      stream_fence();
+    }
+  }
+
+  // Streaming reads ahead and joins the ends of rows: for arrays in one piece. Of short rows the work is more than the
+  // traffic.
+  FLN_INLINE bool wants_stream(ptrdiff_t first_row) const {
+    const bool one_piece = args.dx_stride == cols && args.x_stride == cols && args.dy_stride == cols;
+    return DX && args.stream && one_piece && cols % LANES<T> == 0 && cols >= TREE_COLS<T> &&
+           can_stream(dx(first_row), cols);
   }
 
   void run(const fln_layer_norm_backward_part& part) const {
     if (part.first_row == part.last_row) return;
-    const bool stream = DX && args.stream && can_stream(dx(part.first_row), cols, args.dx_stride);
-    stream ? run_part<DX>(part) : run_part<false>(part);
+    if constexpr (DX && DWEIGHT == DBIAS) {  // the usual masks; the others take the general way to the same bits
+      if (!part.terms) {
+        if (cols <= LANES<T>) return short_part<1>(part);
+        if (cols <= 2 * LANES<T>) return short_part<2>(part);
+        if (cols <= 3 * LANES<T>) return short_part<3>(part);
+        if (cols <= 4 * LANES<T>) return short_part<4>(part);
+      }
+    }
+    wants_stream(part.first_row) ? run_part<DX>(part) : run_part<false>(part);
   }
 };
 
@@ -496,7 +593,7 @@ constexpr ptrdiff_t TOTALS = sizeof(T) / sizeof(float);  // doubles a column
 // Adds up `chunks` totals in their order, and rounds once.
 template <typename T, bool ALL>
 FLN_INLINE void merge_lanes(const double* totals, ptrdiff_t chunks, ptrdiff_t cols, T* result, ptrdiff_t n) {
-  Total<double> sum = Total<double>::of(Vec<double>::splat(0));
+  auto sum = Compensated<Vec<double>>::of(Vec<double>::splat(0));
   for (ptrdiff_t chunk = 0; chunk < chunks; ++chunk, totals += TOTALS<T> * cols) {
     sum.add(load_lanes<ALL>(totals, n));
     if (TOTALS<T> == 2) sum.low = sum.low + load_lanes<ALL>(totals + cols, n);

@@ -8,8 +8,10 @@
 // Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
 // push them out of L1. In between, one row after the other is one stream of loads and one of stores. Measured on Zen 4
 // (f32, one thread, times of a copy, groups of 4 against single rows): 131072x16 3.6 against 7.3, 2048x4096 1.3 against
-// 1.8, but 512x1024 2.3 against 1.7 and 4096x768 2.3 against 1.1.
-constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 16384;  // bytes a row
+// 1.8, but 512x1024 2.3 against 1.7 and 4096x768 2.3 against 1.1; in L3, 256x8192 2.1 against 2.35, but 256x4096 2.8
+// against 2.4. Long rows that are streamed are better one by one (2048x4096 1.12 against 1.3), and rows of which each
+// starts elsewhere in a cache line must be.
+constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 32768;  // bytes a row
 
 template <typename T, bool WEIGHT, bool BIAS>
 struct LayerNormForward {
@@ -52,7 +54,7 @@ struct LayerNormForward {
   // rows, the shift is found one group earlier still, so that nothing in an iteration waits for anything else in it.
   // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
   template <typename Row, int ROWS, bool STREAM>
-  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last) const {
+  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last, Seams<T>& seams) const {
     RowScales<T, ROWS> scales;
     Moments<T, ROWS> m, next;
     ptrdiff_t ready = -1;  // the group that `scales` belongs to
@@ -62,39 +64,54 @@ struct LayerNormForward {
       const bool more = row + 2 * ROWS <= last;
       if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
       find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
-      if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales);
+      if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales, seams);
       if (m.is_centered() & is_in_range(m)) {
         scales = scales_of(row, m);
         ready = row;
       } else {
+        if (STREAM) seams.close();
         for (int r = 0; r < ROWS; ++r) any_row<Row>(row + r);
         ready = -1;
       }
       if (Row::is_short) continue;
       if (more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
-      if (ready >= 0) normalize_group<STREAM>(ready, scales);
+      if (ready >= 0) normalize_group<STREAM>(ready, scales, seams);
     }
-    if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales);
+    if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales, seams);
     return row;
   }
 
   template <bool STREAM, int ROWS>
-  FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales) const {
-    normalize<ROWS, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
+  FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales, Seams<T>& seams) const {
+    normalize<ROWS, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine, &seams);
   }
 
   template <typename Row, bool STREAM = false>
   FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t last) const {
     const size_t size = static_cast<size_t>(cols) * sizeof(T);
-    if (size <= GROUPS_UP_TO || size >= GROUPS_FROM) row = groups<Row, GROUP, STREAM>(row, last);
-    groups<Row, 1, STREAM>(row, last);
-    if (STREAM) stream_fence();
+    const bool grouped =
+        STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0 : size <= GROUPS_UP_TO || size >= GROUPS_FROM;
+    Seams<T> seams;
+    if (grouped) row = groups<Row, GROUP, STREAM>(row, last, seams);
+    groups<Row, 1, STREAM>(row, last, seams);
+    if (STREAM) {
+      seams.close();
+      stream_fence();
+    }
+  }
+
+  // Streaming reads ahead and joins the ends of rows: for arrays in one piece. Where x starts elsewhere in a cache line
+  // than y, a load of x covers parts of two lines; if streamed stores to the same place of another page are on their
+  // way, it waits for them (4096x1024 f32 took 1.46 times as long as without streaming).
+  FLN_INLINE bool wants_stream(ptrdiff_t first) const {
+    const bool one_piece = args.x_stride == cols && args.y_stride == cols;
+    const bool same_phase = cols_into_line(x(first)) == cols_into_line(y(first));
+    return args.stream && one_piece && same_phase && can_stream(y(first), cols);
   }
 
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
     if (cols > STEP<T>) {
-      const bool stream = args.stream && can_stream(y(first), cols, args.y_stride);
-      return stream ? rows<LongRow<T>, true>(first, last) : rows<LongRow<T>>(first, last);
+      return wants_stream(first) ? rows<LongRow<T>, true>(first, last) : rows<LongRow<T>>(first, last);
     }
     switch ((cols + LANES<T> - 1) / LANES<T>) {
       case 1:

@@ -9,7 +9,7 @@
 // it is not (2 * |lo| > std), the sweep is done again around shift + lo. That depends on the row alone.
 //
 // Sums run over 4 registers (64 float lanes) for a block of BLOCK_STEPS steps; the block's sums are then added into
-// a Total of more than T's precision, so the error does not grow with cols.
+// a RowTotal of more than T's precision, so the error does not grow with cols.
 // Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), shifted data and pairwise.
 #pragma once
 
@@ -35,29 +35,40 @@ FLN_INLINE Sums<T> operator+(Sums<T> a, Sums<T> b) {
   return {a.d + b.d, a.dd + b.dd};
 }
 
-// A sum of many Vec<float>, in double.
-template <typename T>
-struct Total {
-  decltype(widen(Vec<float>())) lanes;
+// A sum of many V as a pair: `low` collects what rounding `high` lost (Knuth's TwoSum).
+template <typename V>
+struct Compensated {
+  V high, low;
 
-  static FLN_INLINE Total of(Vec<float> a) { return {widen(a)}; }
-  FLN_INLINE void add(Vec<float> a) { lanes = lanes + widen(a); }
-  FLN_INLINE Vec<double> folded() const { return lanes.low + lanes.high; }
-};
-
-// A sum of many Vec<double>, as a pair: `low` collects what rounding `high` lost (Knuth's TwoSum).
-template <>
-struct Total<double> {
-  Vec<double> high, low;
-
-  static FLN_INLINE Total of(Vec<double> a) { return {a, Vec<double>::splat(0)}; }
-  FLN_INLINE void add(Vec<double> a) {
-    const Vec<double> sum = high + a;
-    const Vec<double> part = sum - high;
+  static FLN_INLINE Compensated of(V a) { return {a, V::splat(0)}; }
+  FLN_INLINE void add(V a) {
+    const V sum = high + a;
+    const V part = sum - high;
     low = low + ((high - (sum - part)) + (a - part));
     high = sum;
   }
-  FLN_INLINE Vec<double> folded() const { return high + low; }
+  FLN_INLINE V folded() const { return high + low; }
+};
+
+// A sum of many Vec<T> over a row, in more than T's precision. The two halves of a register are added up first: half
+// the work, for one more level of the tree that comes before.
+template <typename T>
+struct RowTotal {
+  using Lanes = Vec<double>;
+  Lanes lanes;
+
+  static FLN_INLINE RowTotal of(Vec<float> a) { return {widen_folded(a)}; }
+  FLN_INLINE void add(Vec<float> a) { lanes = lanes + widen_folded(a); }
+  FLN_INLINE Lanes folded() const { return lanes; }
+};
+template <>
+struct RowTotal<double> {
+  using Lanes = decltype(fold_halves(Vec<double>()));
+  Compensated<Lanes> lanes;
+
+  static FLN_INLINE RowTotal of(Vec<double> a) { return {Compensated<Lanes>::of(fold_halves(a))}; }
+  FLN_INLINE void add(Vec<double> a) { lanes.add(fold_halves(a)); }
+  FLN_INLINE Lanes folded() const { return lanes.folded(); }
 };
 
 // The sums over the first COUNT registers of each step of x[0..n), n <= BLOCK, on as many accumulators as the ISA
@@ -91,7 +102,7 @@ FLN_INLINE Sums<T> block_sums(const T* x, ptrdiff_t n, T shift) {
 template <typename T>
 struct LongRow {
   static constexpr bool is_short = false;
-  using Lanes = Vec<double>;
+  using Lanes = typename RowTotal<T>::Lanes;
 
   static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
     const Vec<T> origins = Vec<T>::splat(origin);
@@ -103,7 +114,7 @@ struct LongRow {
 
   static FLN_INLINE void sums(const T* x, ptrdiff_t cols, T shift, Lanes& d_sum, Lanes& dd_sum) {
     const Sums<T> first = block_sums<T, STEP_VECS>(x, cols < BLOCK<T> ? cols : BLOCK<T>, shift);
-    Total<T> d = Total<T>::of(first.d), dd = Total<T>::of(first.dd);
+    RowTotal<T> d = RowTotal<T>::of(first.d), dd = RowTotal<T>::of(first.dd);
     for (ptrdiff_t i = BLOCK<T>; i < cols; i += BLOCK<T>) {
       const ptrdiff_t left = cols - i;
       const Sums<T> next = block_sums<T, STEP_VECS>(x + i, left < BLOCK<T> ? left : BLOCK<T>, shift);

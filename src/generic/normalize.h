@@ -69,6 +69,8 @@ struct Affine {
   const T* weight;
   const T* bias;
 
+  FLN_INLINE Affine from(ptrdiff_t col) const { return {WEIGHT ? weight + col : weight, BIAS ? bias + col : bias}; }
+
   FLN_INLINE Vec<T> of(Vec<T> x_hat, Vec<T> w, Vec<T> b) const {
     if constexpr (WEIGHT && BIAS) return fma(x_hat, w, b);
     if constexpr (WEIGHT && !BIAS) return x_hat * w;
@@ -100,16 +102,33 @@ FLN_INLINE void normalize_part(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y
   }
 }
 
-// ROWS rows at once, so that weight and bias are loaded once for all of them.
+// ROWS rows at once, so that weight and bias are loaded once for all of them. Past the cache if there are `seams`, for
+// rows that follow each other in memory.
 template <int ROWS, bool STREAM, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t cols,
-                          const RowScales<T, ROWS>& scales, Affine<T, WEIGHT, BIAS> affine) {
+                          const RowScales<T, ROWS>& scales, Affine<T, WEIGHT, BIAS> affine, Seams<T>* seams = nullptr) {
   RowScale<T> scale[ROWS];
   for (int r = 0; r < ROWS; ++r) scale[r] = RowScale<T>::of(scales, r);
-  ptrdiff_t i = head_cols(y, cols);
-  if (i > 0) normalize_part<false, false, ROWS>(x, x_stride, y, y_stride, 0, i, scale, affine);
+  const ptrdiff_t head = head_cols<STREAM>(y, cols);
+  ptrdiff_t i = head;
+  if (STREAM && head > 0) {
+    normalize_part<false, false, ROWS>(x, x_stride, seams->start(0, head), LANES<T>, 0, head, scale, affine);
+    seams->close_before(y, head);
+  } else if (head > 0) {
+    normalize_part<false, false, ROWS>(x, x_stride, y, y_stride, 0, head, scale, affine);
+  }
   for (; i + LANES<T> <= cols; i += LANES<T>) {
+    for (int r = 0; STREAM && r < ROWS; ++r) prefetch_ahead(x + r * x_stride + i, LANES<T>);
     normalize_part<true, STREAM, ROWS>(x, x_stride, y, y_stride, i, LANES<T>, scale, affine);
   }
-  if (i < cols) normalize_part<false, false, ROWS>(x, x_stride, y, y_stride, i, cols - i, scale, affine);
+  if (STREAM && i < cols) {
+    for (int r = 0; r < ROWS; ++r) prefetch_ahead(x + r * x_stride + i, LANES<T>);
+    for (int r = 0; r < ROWS; ++r) {
+      const T* const from = x + r * x_stride + i;
+      normalize_part<false, false, 1>(from, 0, seams->end(r, ROWS), 0, 0, cols - i, scale + r, affine.from(i));
+      seams->leave(r, ROWS, y + r * y_stride + i, cols - i);
+    }
+  } else if (i < cols) {
+    normalize_part<false, false, ROWS>(x, x_stride, y, y_stride, i, cols - i, scale, affine);
+  }
 }

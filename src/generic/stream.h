@@ -1,8 +1,6 @@
 // Stores that go past the cache: worth it where what is written would push out of the cache what is still to be read.
 // They save the read of each line before it is written, too. The caller decides (args.stream), since it knows the size
-// of all arrays; here is what makes it possible. Measured on Zen 4 with 32 MB of L3 (float32, one thread): backward
-// 4096x768 took 0.65 of the time and 256x65536 0.8, but 1024x768, which fits, 1.3; forward 8192x4096 0.94 and
-// 256x65536 0.89, but 4096x1024 1.05 to 1.7.
+// of all arrays; here is what makes it possible: whole lines only, and memory asked in time for what will be read.
 #pragma once
 
 #include "vec.h"
@@ -10,42 +8,81 @@
 constexpr ptrdiff_t LINE = 64;  // bytes
 
 // From this many bytes a row, the first register is cut short so that the stores that follow do not straddle cache
-// lines (NumPy's arrays start 16 bytes into one): 4096x768 f32 took 1.19 times as long without.
-constexpr ptrdiff_t ALIGN_FROM = 1024;
+// lines (NumPy's arrays start 16 bytes into one): 4096x768 f32 took 1.19 times as long without, but 8192x128 backward
+// 1.1 times with it. Streamed stores must not straddle (f32 forward 65536x100 1.25 times as long if not streamed).
+constexpr ptrdiff_t ALIGN_FROM = 1024, STREAM_FROM = 256;
 
-// How far ahead of the stores the backward pass asks memory for what it will read, in whole rows: the hardware's own
-// prefetching stops at the end of each page. 4096x768 took 0.8 of the time; the forward pass gained nothing by it.
-constexpr ptrdiff_t PREFETCH_BYTES = 4096;
+// How far ahead a sweep over arrays in memory asks for what it will read: the hardware's own prefetching was worth
+// next to nothing beside streamed stores (4096x768 f32 backward 1.7 times as long without; 12 to 24 KiB alike, 6 KiB
+// 1.1 times as long).
+constexpr ptrdiff_t PREFETCH_BYTES = 12288;
+
+// Elements from the start of p's line to p.
+template <typename T>
+FLN_INLINE ptrdiff_t cols_into_line(const T* p) {
+  return static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(p) % LINE / sizeof(T));
+}
 
 // Elements before the first cache line that starts in a row of n.
-template <typename T>
+template <bool STREAM, typename T>
 FLN_INLINE ptrdiff_t head_cols(const T* row, ptrdiff_t n) {
-  if (n * static_cast<ptrdiff_t>(sizeof(T)) < ALIGN_FROM) return 0;
+  if (n * static_cast<ptrdiff_t>(sizeof(T)) < (STREAM ? STREAM_FROM : ALIGN_FROM)) return 0;
   return static_cast<ptrdiff_t>(-reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
 }
 
-// Whether the head of one row is that of the others, so that all registers after it are whole lines. Short rows have no
-// head: they must be whole lines themselves.
+// Whether n columns of a row are whole lines but for their head and their end, with those of the rows that follow it
+// without a gap.
 template <typename T>
-FLN_INLINE bool can_stream(const T* row, ptrdiff_t cols, ptrdiff_t stride) {
-  const ptrdiff_t size = static_cast<ptrdiff_t>(sizeof(T));
-  if (stride * size % LINE != 0) return false;
-  return cols * size >= ALIGN_FROM || (cols % LANES<T> == 0 && reinterpret_cast<uintptr_t>(row) % LINE == 0);
-}
-
-// How many rows ahead PREFETCH_BYTES are.
-template <typename T>
-FLN_INLINE ptrdiff_t rows_ahead(ptrdiff_t cols) {
-  return 2 + PREFETCH_BYTES / (cols * static_cast<ptrdiff_t>(sizeof(T)));
+FLN_INLINE bool can_stream(const T* row, ptrdiff_t n) {
+  return n * static_cast<ptrdiff_t>(sizeof(T)) >= STREAM_FROM || (n % LANES<T> == 0 && cols_into_line(row) == 0);
 }
 
 template <typename T>
-FLN_INLINE void prefetch_cols(const T* from, ptrdiff_t n) {
-  for (ptrdiff_t i = 0; i < n; i += LANES<T>) __builtin_prefetch(from + i, 0, 2);
+FLN_INLINE void prefetch_ahead(const T* from, ptrdiff_t n) {
+  constexpr ptrdiff_t ahead = PREFETCH_BYTES / static_cast<ptrdiff_t>(sizeof(T));
+  for (ptrdiff_t i = ahead; i < ahead + n; i += LANES<T>) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Of a row that will be streamed, its end: a line that it shares with the next row, and that is stored as usual.
+// Lines that the end of a row and the start of the next one share. Stored in two parts, each part would wait for the
+// line to come from memory (f32 backward 4096x768 1.3 times as long, 8192x256 twice), so the parts meet here first.
+// Rows come in groups of at most MOST_ROWS: line q is the one before row q of the group.
 template <typename T>
-FLN_INLINE void prefetch_row_end(const T* row, ptrdiff_t cols) {
-  __builtin_prefetch(row + cols - 1, 1);
-}
+class Seams {
+ public:
+  static constexpr int MOST_ROWS = 4;
+
+  // Where the first `head` columns of row q go, and where its last ones go. Rows are LANES apart, but for the end of
+  // the last one.
+  FLN_INLINE T* start(int q, ptrdiff_t head) { return lines[q] + (LANES<T> - head); }
+  FLN_INLINE T* end(int q, int rows) { return lines[q + 1 < rows ? q + 1 : 0]; }
+
+  // The starts are there: the line before the first row is whole, unless that row is the first of all.
+  FLN_INLINE void close_before(T* row, ptrdiff_t head) {
+    if (open) {
+      Vec<T>::load(lines[0]).stream(open);
+    } else {
+      Vec<T>::load(start(0, head)).store_first(row, head);
+    }
+  }
+
+  // The end of row q is there, n columns for the line at `to`: whole if the next row is of the same group.
+  FLN_INLINE void leave(int q, int rows, T* to, ptrdiff_t n) {
+    if (q + 1 < rows) {
+      Vec<T>::load(lines[q + 1]).stream(to);
+    } else {
+      open = to;
+      filled = n;
+    }
+  }
+
+  // After the last row, or before one that is written by other means.
+  FLN_INLINE void close() {
+    if (open) Vec<T>::load(lines[0]).store_first(open, filled);
+    open = nullptr;
+  }
+
+ private:
+  alignas(LINE) T lines[MOST_ROWS + 1][LANES<T>];  // one more: a load of the start of a line goes past it
+  T* open = nullptr;                               // the line that waits in lines[0] for the start of the next row
+  ptrdiff_t filled = 0;                            // columns of it
+};

@@ -79,6 +79,13 @@ FLN_INLINE Doubled<F64x8> widen(F32x16 a) {
   return {{_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}, {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}};
 }
 
+FLN_INLINE F64x4 fold_halves(F64x8 a) {
+  return {_mm256_add_pd(_mm512_castpd512_pd256(a.v), _mm512_extractf64x4_pd(a.v, 1))};
+}
+FLN_INLINE F64x8 widen_folded(F32x16 a) {
+  return {_mm512_cvtps_pd(_mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1)))};
+}
+
 template <typename T>
 struct NativeOf;
 template <>
