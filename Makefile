@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q
 SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd') setup.py
-PYTHON_FILES := setup.py fastln tests examples benchmarks
+PYTHON_FILES := setup.py fastln tests examples benchmarks tools
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench test check lint wheel clean
+.PHONY: demo train bench perf-gate test check lint wheel clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -18,6 +18,9 @@ train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with
 
 bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
 	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
+
+perf-gate: $(VENV)/.built ## count the instructions of six calls (needs valgrind) and compare them with tools/perf_gate.json
+	$(BIN)/python tools/perf_gate.py
 
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(BIN)/python -m pytest
@@ -31,7 +34,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	ruff check $(PYTHON_FILES)
 	ruff format --check $(PYTHON_FILES)
 	cython-lint fastln
-	find src tests -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
+	find src tests tools -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
 	mypy
 	stubtest fastln --allowlist tools/stubtest_allowlist.txt
 

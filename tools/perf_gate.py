@@ -1,0 +1,145 @@
+"""The regression gate that noise does not trip: instructions of a call, counted by callgrind, against stored figures.
+
+    python tools/perf_gate.py [--update]
+
+Each cell is one call of the public function on one thread: arguments and kernel. The kernels are those of AVX2, since
+valgrind does not know AVX-512. A cell fails if it needs more than TOLERANCE more instructions than the stored figure;
+--update stores what was counted. Instructions depend on the compiler: figures are kept for each version of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fastln._config import config
+
+TOOLS = Path(__file__).parent
+FIGURES = TOOLS / "perf_gate.json"
+TOLERANCE = 0.03
+# The call, its rows, its columns.
+CELLS = [
+    ("layer_norm", 1, 768),
+    ("layer_norm", 128, 768),
+    ("layer_norm", 1024, 64),
+    ("layer_norm_backward", 1, 768),
+    ("layer_norm_backward", 128, 768),
+    ("layer_norm_backward", 1024, 64),
+]
+CALLS = 20  # counted for each cell, after as many that are not: these fill what caches there are
+EMPTY = "nothing"  # the loop around the calls
+
+# Runs under callgrind. sys.argv[1] is the library of callgrind_marks.c.
+WORK = f"""
+import ctypes
+import sys
+import numpy as np
+import fastln
+
+marks = ctypes.CDLL(sys.argv[1])
+rng = np.random.default_rng(0)
+
+def count(name, call, *arguments, **keywords):
+    for _ in range({CALLS}):
+        call(*arguments, **keywords)
+    marks.counting_starts()
+    for _ in range({CALLS}):
+        call(*arguments, **keywords)
+    marks.counting_ends(name.encode())
+
+def nothing(*arguments, **keywords):
+    pass
+
+count({EMPTY!r}, nothing)
+for name, rows, cols in {CELLS!r}:
+    x, dy = rng.standard_normal((2, rows, cols), dtype=np.float32)
+    weight, bias = rng.standard_normal((2, cols), dtype=np.float32)
+    _, mean, rstd = fastln.layer_norm_forward(x, cols, weight, bias)
+    out = np.empty_like(x)
+    arguments = (x, cols, weight, bias) if name == "layer_norm" else (dy, x, mean, rstd, weight)
+    count(f"{{name}} {{rows}}x{{cols}}", getattr(fastln, name), *arguments, out=out, num_threads=1)
+"""
+
+
+def run(command: list[str], **environment: str) -> None:
+    """Run a command; a failure ends the gate with what the command said."""
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout)[-2000:]
+        raise SystemExit(f"perf gate: {command[0]} ended with status {done.returncode}\n{said}")
+
+
+def count_instructions() -> dict[str, int]:
+    """Instructions of one call of each cell."""
+    with tempfile.TemporaryDirectory() as folder:
+        marks, profile = f"{folder}/marks.so", f"{folder}/profile"
+        run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", marks, str(TOOLS / "callgrind_marks.c")])
+        run(
+            [
+                "valgrind",
+                "--tool=callgrind",
+                "--instr-atstart=no",
+                f"--callgrind-out-file={profile}",
+                sys.executable,
+                "-c",
+                WORK,
+                marks,
+            ],
+            FASTLN_ISA="avx2",
+            PYTHONHASHSEED="0",
+            OPENBLAS_NUM_THREADS="1",
+        )
+        totals = dict(read_dump(path) for path in Path(folder).glob("profile.*"))
+    loop = totals.pop(EMPTY)
+    return {f"{name} {rows}x{cols}": (totals[f"{name} {rows}x{cols}"] - loop) // CALLS for name, rows, cols in CELLS}
+
+
+def read_dump(path: Path) -> tuple[str, int]:
+    """Name and instructions of one dump."""
+    text = path.read_text()
+    name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
+    total = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
+    return (name[1] if name else path.name), (int(total[1]) if total else 0)
+
+
+def compare(counted: dict[str, int], stored: dict[str, int]) -> bool:
+    """Print each cell; whether none needs more than TOLERANCE more than before."""
+    within = True
+    for name, count in counted.items():
+        before = stored.get(name)
+        change = count / before - 1 if before else 0.0
+        too_many = change > TOLERANCE
+        within = within and not too_many
+        print(f"{name:30} {count:12,} {f'{change:+8.2%}' if before else '':8}{'  TOO MANY' if too_many else ''}")
+    return within
+
+
+def main() -> int:
+    """Exit status 1 if a cell needs more instructions than it may, 2 if there is nothing to compare with."""
+    parser = argparse.ArgumentParser(description="Count instructions and compare them with the stored figures.")
+    parser.add_argument("--update", action="store_true", help="store what is counted")
+    update = parser.parse_args().update
+    if not shutil.which("valgrind"):
+        raise SystemExit("perf gate: valgrind must be installed, it counts the instructions")
+    compiler = config()["build"]["compiler"]
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    counted = count_instructions()
+    within = compare(counted, figures.get(compiler, {}))
+    if update:
+        FIGURES.write_text(json.dumps(figures | {compiler: counted}, indent=2) + "\n")
+        return 0
+    if compiler not in figures:
+        print(f"perf gate: no figures for {compiler} yet; --update stores these", file=sys.stderr)
+        return 2
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
