@@ -207,7 +207,7 @@ cdef int run(Plan* plan, object num_threads) except -1:
     # Beyond the last-level cache: with 32 MB of it, streaming y took 0.9 of the time at 4096x768 float32 (25 MB) on one
     # thread and up to 1.4 on two; 0.5 at 32768x64 float64 (34 MB), 0.7 to 0.8 at 2048x4096 float32 (67 MB), on either.
     # In place, what is written is in the cache already.
-    plan.args.stream = plan.size > stream_bytes and plan.args.y != plan.args.x
+    plan.args.stream = plan.size >= stream_bytes and plan.args.y != plan.args.x
     if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
         plan.kernel(&plan.args, 0, rows)
         return 0

@@ -302,7 +302,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     work.args = plan.args
     # In place, what is written is in the cache already.
     work.args.stream = (
-        plan.size > stream_bytes // STREAM_SHARE and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
+        plan.size >= stream_bytes // STREAM_SHARE and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
     )
     work.kernel = plan.kernel
     work.rows = rows

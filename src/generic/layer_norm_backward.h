@@ -194,7 +194,7 @@ struct WrittenCols {
   T* dweight;  // of the block, as far as it has come
   T* dbias;
 
-  FLN_INLINE WrittenCols from(ptrdiff_t n) const { return {weight + n, dweight + n, dbias + n}; }
+  FLN_INLINE WrittenCols from(ptrdiff_t n) const { return {weight ? weight + n : weight, dweight + n, dbias + n}; }
 };
 
 // Room for WrittenCols, each in its own quarter of a page as seen from dx: a load must not wait for a store to the same
@@ -281,8 +281,8 @@ struct LayerNormBackward {
     const ptrdiff_t row = block + r;
     WrittenRow<T> at;
     at.dy = dy(row) + i;
+    at.x = x(row) + i;
     if (DX || DWEIGHT) {
-      at.x = x(row) + i;
       at.mean = V::splat(mean[row]);
       at.rstd = V::splat(rstd[row]);
       at.offset = V::splat(terms.offset[r]);
