@@ -30,7 +30,7 @@ def stream_bytes():
 def test_streamed_rows_have_the_same_bits(cols, dtype, isa, stream_bytes):
     weight, bias = make_parameters(cols, dtype)
     for rows, start in itertools.product(ROWS, (0, 4)):
-        x = make_rows("mean 10", rows, cols, dtype)
+        x = at_offset(make_rows("mean 10", rows, cols, dtype), start)  # as far into a line as y, or y is not streamed
         out = at_offset(np.zeros_like(x), start)
         stream_bytes(1 << 56)
         expected = fastln.layer_norm(x, None, weight, bias)
@@ -60,13 +60,36 @@ def test_streamed_gradients_have_the_same_bits(cols, dtype, isa, stream_bytes):
                     assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("cols", [128, 200, 257, 768, 1000])
+def test_rows_out_of_the_ordinary_among_streamed_ones_have_the_same_bits(cols, dtype, isa, stream_bytes):
+    """These are written by other means, between lines that two rows share."""
+    x = make_rows("normal", 23, cols, dtype)
+    x[0] = x[5] = 3
+    x[2, cols // 2] = np.nan
+    x[7] *= dtype.type(1e-30)
+    x[12:15] = 0
+    x[22] *= dtype.type(1e30)
+    expected, mean, rstd = fastln.layer_norm_forward(x)
+    dy = make_rows("normal", 23, cols, dtype)
+    gradients = fastln.layer_norm_backward(dy, x, mean, rstd)
+    stream_bytes(0)
+    for start in (0, 4, 12):
+        out = at_offset(np.zeros_like(x), start)
+        assert_same_bits(fastln.layer_norm(at_offset(x, start), out=out), expected)
+        found = fastln.layer_norm_backward(dy, x, mean, rstd, out=out)
+        for one, other in zip(found, gradients, strict=True):
+            assert np.array_equal(np.isnan(one), np.isnan(other))  # of NaN, the sign is free
+            assert_same_bits(np.nan_to_num(one, nan=7), np.nan_to_num(other, nan=7))
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_streams_of_several_threads_have_the_same_bits(threads, dtype, stream_bytes, always_parallel):
     x, dy = make_rows("mean 10", 300, 768, dtype), make_rows("normal", 300, 768, dtype)
+    x = at_offset(x, 4)
     y, mean, rstd = fastln.layer_norm_forward(x, num_threads=1)
     expected = fastln.layer_norm_backward(dy, x, mean, rstd, num_threads=1)
     stream_bytes(0)
-    assert_same_bits(fastln.layer_norm(x, num_threads=threads), y)
+    assert_same_bits(fastln.layer_norm(x, out=at_offset(np.zeros_like(x), 4), num_threads=threads), y)
     for one, other in zip(fastln.layer_norm_backward(dy, x, mean, rstd, num_threads=threads), expected, strict=True):
         assert_same_bits(one, other)
 

@@ -7,10 +7,10 @@
 
 // Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
 // push them out of L1. In between, one row after the other is one stream of loads and one of stores. Measured on Zen 4
-// (f32, one thread, times of a copy, groups of 4 against single rows): 131072x16 3.6 against 7.3, 2048x4096 1.3 against
-// 1.8, but 512x1024 2.3 against 1.7 and 4096x768 2.3 against 1.1; in L3, 256x8192 2.1 against 2.35, but 256x4096 2.8
-// against 2.4. Long rows that are streamed are better one by one (2048x4096 1.12 against 1.3), and rows of which each
-// starts elsewhere in a cache line must be.
+// (f32, one thread, times of a copy, groups of 4 against single rows): 131072x16 3.6 against 7.3 and 256x8192 2.1
+// against 2.35, but 512x1024 2.3 against 1.7, 4096x768 2.3 against 1.1 and 256x4096 2.8 against 2.4. Long rows that are
+// streamed are better one by one (2048x4096 1.12 against 1.3), and rows of which each starts elsewhere in a cache line
+// must be.
 constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 32768;  // bytes a row
 
 template <typename T, bool WEIGHT, bool BIAS>
