@@ -4,7 +4,8 @@
 
 Each cell is one call of the public function on one thread: arguments and kernel. The kernels are those of AVX2, since
 valgrind does not know AVX-512. A cell fails if it needs more than TOLERANCE more instructions than the stored figure;
---update stores what was counted. Instructions depend on the compiler: figures are kept for each version of it.
+--update stores what was counted. Instructions depend on the compiler, on Python and on NumPy: figures are kept for
+each set of their versions.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from fastln._config import config
 
@@ -128,15 +132,15 @@ def main() -> int:
     update = parser.parse_args().update
     if not shutil.which("valgrind"):
         raise SystemExit("perf gate: valgrind must be installed, it counts the instructions")
-    compiler = config()["build"]["compiler"]
+    versions = f"{config()['build']['compiler']}, Python {platform.python_version()}, NumPy {np.__version__}"
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     counted = count_instructions()
-    within = compare(counted, figures.get(compiler, {}))
+    within = compare(counted, figures.get(versions, {}))
     if update:
-        FIGURES.write_text(json.dumps(figures | {compiler: counted}, indent=2) + "\n")
+        FIGURES.write_text(json.dumps(figures | {versions: counted}, indent=2) + "\n")
         return 0
-    if compiler not in figures:
-        print(f"perf gate: no figures for {compiler} yet; --update stores these", file=sys.stderr)
+    if versions not in figures:
+        print(f"perf gate: no figures for {versions} yet; --update stores these", file=sys.stderr)
         return 2
     return 0 if within else 1
 
