@@ -344,6 +344,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
 cdef int as_mask(object output_mask) except -1:
     """WANT_DX, WANT_DWEIGHT and WANT_DBIAS, those that are asked for."""
     cdef int mask = 0, i
+    cdef bint wanted
     if not isinstance(output_mask, (tuple, list)):
         raise TypeError(f"output_mask must be a tuple of 3 bools, got {output_mask!r}")
     if len(output_mask) != 3:
@@ -352,7 +353,8 @@ cdef int as_mask(object output_mask) except -1:
         item = output_mask[i]
         if item is not True and item is not False and not isinstance(item, np.bool_):
             raise TypeError(f"output_mask must be a tuple of 3 bools, got {output_mask!r}")
-        mask |= (item is True or item is not False and bool(item)) << i
+        wanted = item
+        mask |= wanted << i
     return mask
 
 

@@ -295,6 +295,19 @@ struct LayerNormBackward {
     return at;
   }
 
+  // One register of a row in the second sweep, d = x - mean: dx, and the row added to what its pair adds to dweight and
+  // dbias.
+  static FLN_INLINE Vec<T> gradients(const WrittenRow<T>& row, bool is_first, Vec<T> d, Vec<T> dy, Vec<T> weight,
+                                     Vec<T>& dw, Vec<T>& db) {
+    using V = Vec<T>;
+    if (DBIAS) db = is_first ? dy : db + dy;
+    if (!DX && !DWEIGHT) return dy;  // nobody asks for it
+    const V x_hat = accurate_fma<T>(d, row.rstd, row.offset);
+    if (DWEIGHT) dw = is_first ? dy * x_hat : accurate_fma<T>(dy, x_hat, dw);
+    const V g = WEIGHT ? fma(dy, weight, row.minus_mean_g) : dy + row.minus_mean_g;
+    return fma(x_hat, row.minus_mean_gx, g) * row.rstd;
+  }
+
   // Second sweep, over one register of columns of ROWS rows, or only its first n lanes. The FIRST rows of a block find
   // nothing in what goes with the columns. All is loaded before anything is stored: rows may stand at the same place of
   // different pages, see WaitingParts.
@@ -310,13 +323,8 @@ struct LayerNormBackward {
     if (DWEIGHT && !FIRST) dw_before = load_lanes<ALL>(to.dweight + i, n);
     if (DBIAS && !FIRST) db_before = load_lanes<ALL>(to.dbias + i, n);
     for (int k = 0; k < ROWS; ++k) {
-      if (DBIAS) db = k == 0 ? dy[k] : db + dy[k];
-      if (!DX && !DWEIGHT) continue;
-      const WrittenRow<T>& row = rows[k];
-      const V x_hat = accurate_fma<T>(x[k] - row.mean, row.rstd, row.offset);
-      if (DWEIGHT) dw = k == 0 ? dy[k] * x_hat : accurate_fma<T>(dy[k], x_hat, dw);
-      const V g = WEIGHT ? fma(dy[k], weight, row.minus_mean_g) : dy[k] + row.minus_mean_g;
-      dx[k] = fma(x_hat, row.minus_mean_gx, g) * row.rstd;
+      const V d = DX || DWEIGHT ? x[k] - rows[k].mean : dy[k];
+      dx[k] = gradients(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
     if (DX) {
       for (int k = 0; k < ROWS; ++k) STREAM ? dx[k].stream(rows[k].dx + i) : store_lanes<ALL>(dx[k], rows[k].dx + i, n);
@@ -417,6 +425,7 @@ struct LayerNormBackward {
     using V = Vec<T>;
     V d[ROWS][VECS], dy_of[ROWS][VECS];
     BlockTerms<T> terms;
+    WrittenRow<T> rows[ROWS];
     for (int r = 0; r < ROWS; ++r) {
       const V center = V::splat(mean[row + r]), scale = V::splat(rstd[row + r]);
       V z[VECS], g[VECS];
@@ -428,22 +437,17 @@ struct LayerNormBackward {
       }
       write_terms(short_sums<VECS>(z, g), terms, r);
     }
+    for (int r = 0; r < ROWS; ++r) rows[r] = written_row(row, r, terms, 0);
     for (int v = 0; v < VECS; ++v) {
       V dw_sum, db_sum;
       for (int r = 0; r < ROWS; ++r) {
-        const V scale = V::splat(rstd[row + r]);
-        const V x_hat = accurate_fma<T>(d[r][v], scale, V::splat(terms.offset[r]));
-        const V dy = dy_of[r][v], minus_mean_g = V::splat(-terms.mean_g[r]);
-        db_sum = r == 0 ? dy : db_sum + dy;
-        dw_sum = r == 0 ? dy * x_hat : accurate_fma<T>(dy, x_hat, dw_sum);
-        const V centered = WEIGHT ? fma(dy, w[v], minus_mean_g) : dy + minus_mean_g;
-        const V result = fma(x_hat, V::splat(-terms.mean_gx[r]), centered) * scale;
+        const V result = gradients(rows[r], r == 0, d[r][v], dy_of[r][v], w[v], dw_sum, db_sum);
         const ptrdiff_t n = cols - v * LANES<T>;
-        T* const to = dx(row + r) + v * LANES<T>;
+        T* const to = rows[r].dx + v * LANES<T>;
         v < VECS - 1 || n == LANES<T> ? result.store(to) : result.store_first(to, n);
       }
-      dw[v] = dw[v] + dw_sum;
-      db[v] = db[v] + db_sum;
+      if (DWEIGHT) dw[v] = dw[v] + dw_sum;
+      if (DBIAS) db[v] = db[v] + db_sum;
     }
   }
 

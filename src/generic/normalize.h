@@ -102,8 +102,8 @@ FLN_INLINE void normalize_part(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y
   }
 }
 
-// ROWS rows at once, so that weight and bias are loaded once for all of them. Past the cache if there are `seams`, for
-// rows that follow each other in memory.
+// ROWS rows at once, so that weight and bias are loaded once for all of them. With STREAM, past the cache, by way of
+// `seams`: for rows that follow each other in memory.
 template <int ROWS, bool STREAM, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t cols,
                           const RowScales<T, ROWS>& scales, Affine<T, WEIGHT, BIAS> affine, Seams<T>* seams = nullptr) {
