@@ -18,7 +18,17 @@ cdef extern from "fastln.h" nogil:
         const fln_layer_norm_forward_args* args, Py_ssize_t first, Py_ssize_t last
     ) noexcept nogil
 
+    ctypedef void (*fln_layer_norm_forward_sums)(
+        const fln_layer_norm_forward_args* args, Py_ssize_t row, Py_ssize_t segment, double* sums
+    ) noexcept nogil
+
+    ctypedef void (*fln_layer_norm_forward_columns)(
+        const fln_layer_norm_forward_args* args, Py_ssize_t row, const double* sums, Py_ssize_t first, Py_ssize_t last
+    ) noexcept nogil
+
     enum:
+        FLN_FORWARD_SEGMENT_COLS
+        FLN_FORWARD_SUMS
         FLN_BACKWARD_BLOCK_ROWS
         FLN_BACKWARD_TERMS
 
@@ -57,6 +67,10 @@ cdef extern from "fastln.h" nogil:
         const char* isa
         fln_layer_norm_forward layer_norm_forward_f32
         fln_layer_norm_forward layer_norm_forward_f64
+        fln_layer_norm_forward_sums layer_norm_forward_sums_f32
+        fln_layer_norm_forward_sums layer_norm_forward_sums_f64
+        fln_layer_norm_forward_columns layer_norm_forward_columns_f32
+        fln_layer_norm_forward_columns layer_norm_forward_columns_f64
         fln_layer_norm_backward layer_norm_backward_f32
         fln_layer_norm_backward layer_norm_backward_f64
         fln_layer_norm_backward_merge layer_norm_backward_merge_f32

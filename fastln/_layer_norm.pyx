@@ -4,6 +4,7 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
+from libc.stdlib cimport free, malloc
 
 from fastln._arrays cimport (
     Rows,
@@ -21,7 +22,17 @@ from fastln._arrays cimport (
     ranges_overlap,
     with_rows,
 )
-from fastln._dispatch cimport active, fln_kernels, fln_layer_norm_forward, fln_layer_norm_forward_args, stream_bytes
+from fastln._dispatch cimport (
+    FLN_FORWARD_SEGMENT_COLS,
+    FLN_FORWARD_SUMS,
+    active,
+    fln_kernels,
+    fln_layer_norm_forward,
+    fln_layer_norm_forward_args,
+    fln_layer_norm_forward_columns,
+    fln_layer_norm_forward_sums,
+    stream_bytes,
+)
 from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
 
 cnp.import_array()
@@ -34,6 +45,8 @@ cdef Py_ssize_t KEEP_GIL_BYTES = 32 * 1024
 cdef struct Plan:
     fln_layer_norm_forward_args args
     fln_layer_norm_forward kernel
+    fln_layer_norm_forward_sums sums
+    fln_layer_norm_forward_columns columns
     Py_ssize_t rows
     Py_ssize_t size  # bytes read and written
     int ndim  # normalized dimensions
@@ -177,16 +190,21 @@ cdef bint plan_plain(
     plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
     plan.args.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
     plan.args.x_stride = plan.args.y_stride = plan.args.cols = cols
-    plan.kernel = kernel_for(type_num)
+    choose_kernels(plan, type_num)
     plan.rows = rows
     plan.size = 2 * cnp.PyArray_NBYTES(x)
     plan.ndim = ndim
     return True
 
 
-cdef fln_layer_norm_forward kernel_for(int type_num) noexcept:
+cdef void choose_kernels(Plan* plan, int type_num) noexcept:
     cdef const fln_kernels* kernels = active
-    return kernels.layer_norm_forward_f32 if type_num == cnp.NPY_FLOAT32 else kernels.layer_norm_forward_f64
+    if type_num == cnp.NPY_FLOAT32:
+        plan.kernel = kernels.layer_norm_forward_f32
+        plan.sums, plan.columns = kernels.layer_norm_forward_sums_f32, kernels.layer_norm_forward_columns_f32
+    else:
+        plan.kernel = kernels.layer_norm_forward_f64
+        plan.sums, plan.columns = kernels.layer_norm_forward_sums_f64, kernels.layer_norm_forward_columns_f64
 
 
 cdef object empty_stats(object x, int ndim):
@@ -198,28 +216,70 @@ cdef object empty_stats(object x, int ndim):
     return cnp.PyArray_EMPTY(lead + ndim, shape, cnp.PyArray_TYPE(x), 0)
 
 
-@cython.cdivision(True)
 cdef int run(Plan* plan, object num_threads) except -1:
-    """The kernel over all rows: here, or one block of whole rows on each thread."""
-    cdef int count = 1, i
-    cdef Py_ssize_t block
-    cdef Py_ssize_t rows = plan.rows
+    """The kernel over all rows: here, or on several threads."""
+    cdef Py_ssize_t segments
+    cdef int count
     # Beyond the last-level cache: with 32 MB of it, streaming y took 0.9 of the time at 4096x768 float32 (25 MB) on one
     # thread and up to 1.4 on two; 0.5 at 32768x64 float64 (34 MB), 0.7 to 0.8 at 2048x4096 float32 (67 MB), on either.
     # In place, what is written is in the cache already.
     plan.args.stream = plan.size >= stream_bytes and plan.args.y != plan.args.x
     if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
-        plan.kernel(&plan.args, 0, rows)
+        plan.kernel(&plan.args, 0, plan.rows)
         return 0
-    count = threads_for(rows, plan.size, num_threads)
+    segments = (plan.args.cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
+    count = threads_for(max(plan.rows, segments), plan.size, num_threads)
+    if count > 1:
+        return share(plan, segments, count)
     with nogil:
-        if count == 1:
-            plan.kernel(&plan.args, 0, rows)
-        else:
-            block = (rows + count - 1) // count
+        plan.kernel(&plan.args, 0, plan.rows)
+    return 0
+
+
+@cython.cdivision(True)
+cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
+    """One block of whole rows to each thread. If rows are long, those left over are shared by all threads."""
+    cdef Py_ssize_t left_over = plan.rows % count if segments > 1 else 0
+    cdef Py_ssize_t rows = plan.rows - left_over
+    cdef Py_ssize_t block = (rows + count - 1) // count
+    cdef Py_ssize_t row
+    cdef double* sums = NULL
+    cdef int i
+    if left_over > 0:
+        sums = <double*> malloc(segments * FLN_FORWARD_SUMS * sizeof(double))
+        if sums == NULL:
+            raise MemoryError
+    with nogil:
+        if rows > 0:
             for i in prange(count, num_threads=count, schedule="static", chunksize=1):
                 plan.kernel(&plan.args, min(i * block, rows), min(i * block + block, rows))
+        for row in range(rows, plan.rows):
+            share_row(plan, row, segments, sums, min(count, <int>min(segments, 1 << 16)))
+        free(sums)
     return 0
+
+
+@cython.cdivision(True)
+cdef int share_row(
+    const Plan* plan, Py_ssize_t row, Py_ssize_t segments, double* sums, int count
+) noexcept nogil:
+    """Each thread sums some segments of the row, and when all of them are there, normalizes the same ones."""
+    cdef Py_ssize_t segment
+    cdef int i
+    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
+        for segment in range(i * segments // count, (i + 1) * segments // count):
+            plan.sums(&plan.args, row, segment, sums + segment * FLN_FORWARD_SUMS)
+    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
+        plan.columns(
+            &plan.args, row, sums, first_col(plan, i, segments, count), first_col(plan, i + 1, segments, count)
+        )
+    return 0
+
+
+@cython.cdivision(True)
+cdef Py_ssize_t first_col(const Plan* plan, int i, Py_ssize_t segments, int count) noexcept nogil:
+    """Of the columns that thread i takes of a shared row; of the thread after the last one, their end."""
+    return min(i * segments // count * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
 
 
 cdef object convert_and_run(
@@ -261,7 +321,7 @@ cdef object convert_and_run(
     plan.args.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
     plan.args.mean = NULL if mean is None else cnp.PyArray_DATA(mean)
     plan.args.rstd = NULL if rstd is None else cnp.PyArray_DATA(rstd)
-    plan.kernel = kernel_for(cnp.PyArray_TYPE(x))
+    choose_kernels(&plan, cnp.PyArray_TYPE(x))
     plan.rows = x_rows.rows
     plan.size = 2 * x.nbytes
     run(&plan, num_threads)

@@ -227,11 +227,11 @@ cdef int check_num_threads(object num_threads) except -1:
     return 0
 
 
-cdef int threads_for(Py_ssize_t rows, Py_ssize_t size, object num_threads) except -1:
+cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) except -1:
     global _ran_parallel
-    if size < min_parallel_bytes or rows < 2 or omp_in_parallel():
+    if size < min_parallel_bytes or parts < 2 or omp_in_parallel():
         return 1
-    cdef int count = <int>min(_limit(num_threads), rows)
+    cdef int count = <int>min(_limit(num_threads), parts)
     if count > 1:
         _ran_parallel = True
     return count

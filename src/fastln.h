@@ -31,6 +31,18 @@ typedef struct fln_layer_norm_forward_args {
 // Normalizes rows first <= row < last.
 typedef void (*fln_layer_norm_forward)(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last);
 
+// A row of more columns than a segment may be shared by several threads. First each segment, the last one perhaps
+// shorter, leaves FLN_FORWARD_SUMS numbers; `sums` is where.
+#define FLN_FORWARD_SEGMENT_COLS 16384
+#define FLN_FORWARD_SUMS 17
+typedef void (*fln_layer_norm_forward_sums)(const fln_layer_norm_forward_args* args, ptrdiff_t row, ptrdiff_t segment,
+                                            double* sums);
+
+// When the sums of all segments are there, one behind the other: columns first <= col < last of the row. All columns
+// together, some call starting at 0, do what a kernel for whole rows does, to the same bits.
+typedef void (*fln_layer_norm_forward_columns)(const fln_layer_norm_forward_args* args, ptrdiff_t row,
+                                               const double* sums, ptrdiff_t first, ptrdiff_t last);
+
 // Rows whose parts of dweight and dbias are summed in the element type, before more precision takes over; and how many
 // numbers of the element type a row keeps between the two sweeps.
 #define FLN_BACKWARD_BLOCK_ROWS 8
@@ -80,6 +92,10 @@ typedef struct fln_kernels {
   const char* isa;
   fln_layer_norm_forward layer_norm_forward_f32;
   fln_layer_norm_forward layer_norm_forward_f64;
+  fln_layer_norm_forward_sums layer_norm_forward_sums_f32;
+  fln_layer_norm_forward_sums layer_norm_forward_sums_f64;
+  fln_layer_norm_forward_columns layer_norm_forward_columns_f32;
+  fln_layer_norm_forward_columns layer_norm_forward_columns_f64;
   fln_layer_norm_backward layer_norm_backward_f32;
   fln_layer_norm_backward layer_norm_backward_f64;
   fln_layer_norm_backward_merge layer_norm_backward_merge_f32;

@@ -32,27 +32,51 @@ void write(const std::vector<T>& values) {
   std::fwrite(values.data(), sizeof(T), values.size(), stdout);
 }
 
+struct ForwardKernels {
+  fln_layer_norm_forward rows;
+  fln_layer_norm_forward_sums sums;
+  fln_layer_norm_forward_columns columns;
+};
+
+// Segments first, then columns from the back, which must not depend on those before.
+void by_columns(const fln_layer_norm_forward_args& args, int64_t rows, const ForwardKernels& kernels) {
+  const ptrdiff_t segments = (args.cols + FLN_FORWARD_SEGMENT_COLS - 1) / FLN_FORWARD_SEGMENT_COLS;
+  std::vector<double> sums(static_cast<size_t>(segments * FLN_FORWARD_SUMS));
+  for (ptrdiff_t row = 0; row < rows; ++row) {
+    for (ptrdiff_t i = segments; i-- > 0;) kernels.sums(&args, row, i, sums.data() + i * FLN_FORWARD_SUMS);
+    kernels.columns(&args, row, sums.data(), args.cols / 3, args.cols);
+    kernels.columns(&args, row, sums.data(), 0, args.cols / 3);
+  }
+}
+
 template <typename T>
-void forward(const Header& header, fln_layer_norm_forward kernel) {
+bool forward(const Header& header, const ForwardKernels& kernels) {
   const std::vector<T> x = read<T>(header.rows * header.cols);
   const std::vector<T> weight = read<T>(header.weight ? header.cols : 0);
   const std::vector<T> bias = read<T>(header.bias ? header.cols : 0);
   std::vector<T> y(x.size()), mean(static_cast<size_t>(header.rows)), rstd(mean.size());
-  const fln_layer_norm_forward_args args = {x.data(),
-                                            y.data(),
-                                            header.weight ? weight.data() : nullptr,
-                                            header.bias ? bias.data() : nullptr,
-                                            mean.data(),
-                                            rstd.data(),
-                                            header.cols,
-                                            header.cols,
-                                            header.cols,
-                                            header.eps,
-                                            1};
-  kernel(&args, 0, header.rows);
+  fln_layer_norm_forward_args args = {x.data(),
+                                      y.data(),
+                                      header.weight ? weight.data() : nullptr,
+                                      header.bias ? bias.data() : nullptr,
+                                      mean.data(),
+                                      rstd.data(),
+                                      header.cols,
+                                      header.cols,
+                                      header.cols,
+                                      header.eps,
+                                      1};
+  kernels.rows(&args, 0, header.rows);
+  if (header.cols > FLN_FORWARD_SEGMENT_COLS) {
+    std::vector<T> again(x.size());
+    args.y = again.data();
+    by_columns(args, header.rows, kernels);
+    if (std::memcmp(again.data(), y.data(), y.size() * sizeof(T)) != 0) return false;
+  }
   write(y);
   write(mean);
   write(rstd);
+  return true;
 }
 
 // The totals of dweight or dbias: room for either type, of any content.
@@ -131,9 +155,11 @@ int main() {
     const bool is_float = header.element == sizeof(float);
     bool good = true;
     if (header.operation == 0 && is_float) {
-      forward<float>(header, kernels.layer_norm_forward_f32);
+      good = forward<float>(header, {kernels.layer_norm_forward_f32, kernels.layer_norm_forward_sums_f32,
+                                     kernels.layer_norm_forward_columns_f32});
     } else if (header.operation == 0) {
-      forward<double>(header, kernels.layer_norm_forward_f64);
+      good = forward<double>(header, {kernels.layer_norm_forward_f64, kernels.layer_norm_forward_sums_f64,
+                                      kernels.layer_norm_forward_columns_f64});
     } else if (is_float) {
       good = backward<float>(header, kernels.layer_norm_backward_f32, kernels.layer_norm_backward_merge_f32);
     } else {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import EDGE_COLS, assert_same_bits, at_offset, in_wider_rows
@@ -63,6 +65,35 @@ def test_long_rows_give_the_same_bits_on_any_number_of_threads(dtype, isa, alway
     expected = rows_alone(x, weight, bias)[0]
     for threads in THREADS:
         assert_same_bits(fastln.layer_norm(x, None, weight, bias, num_threads=threads), expected)
+
+
+@pytest.mark.parametrize("cols", [16385, 40_000, 65553])
+def test_a_row_shared_by_threads_has_the_same_bits(cols, combination, dtype, isa, always_parallel):
+    x = make_mixed_rows(len(REGIMES), cols, dtype)
+    weight, bias = parameters(combination, cols, dtype)
+    expected = rows_alone(x, weight, bias)
+    for threads in THREADS[1:]:
+        for i in range(len(x)):
+            results = fastln.layer_norm_forward(x[i], None, weight, bias, num_threads=threads)
+            for actual, one in zip(results, expected, strict=True):
+                assert_same_bits(actual, one[i])
+            buffer = x[i].copy()
+            fastln.layer_norm(buffer, None, weight, bias, out=buffer, num_threads=threads)
+            assert_same_bits(buffer, expected[0][i])
+
+
+def test_rows_left_over_are_shared_to_the_same_bits(dtype, isa, always_parallel):
+    x = make_mixed_rows(11, 32769, dtype)
+    weight, bias = make_parameters(32769, dtype)
+    expected = rows_alone(x, weight, bias)
+    for rows, threads in itertools.product((2, 3, 5, 8, 11), (2, 3, 4, 7)):
+        wide = in_wider_rows(x[:rows])
+        for results in (
+            fastln.layer_norm_forward(x[:rows], None, weight, bias, num_threads=threads),
+            fastln.layer_norm_forward(wide, None, weight, bias, out=in_wider_rows(x[:rows]), num_threads=threads),
+        ):
+            for actual, one in zip(results, expected, strict=True):
+                assert_same_bits(actual, one[:rows])
 
 
 def test_the_place_in_a_batch_does_not_matter(dtype, isa, always_parallel):

@@ -13,6 +13,10 @@
 // must be.
 constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 32768;  // bytes a row
 
+// Where a segment leaves the shift among its FLN_FORWARD_SUMS numbers: after the two totals.
+constexpr int SHIFT_PLACE = 2 * LANES<double>;
+static_assert(FLN_FORWARD_SUMS == SHIFT_PLACE + 1, "as the caller allocates");
+
 template <typename T, bool WEIGHT, bool BIAS>
 struct LayerNormForward {
   const fln_layer_norm_forward_args& args;
@@ -28,11 +32,15 @@ struct LayerNormForward {
   template <int ROWS>
   FLN_INLINE RowScales<T, ROWS> scales_of(ptrdiff_t row, const Moments<T, ROWS>& m) const {
     const RowScales<T, ROWS> scales = RowScales<T, ROWS>::of(m, args.eps);
+    write_stats(row, m, scales);
+    return scales;
+  }
+  template <int ROWS>
+  FLN_INLINE void write_stats(ptrdiff_t row, const Moments<T, ROWS>& m, const RowScales<T, ROWS>& scales) const {
     if (args.mean) write(m.mean(), mean(row));
     if (args.rstd) {
       for (int r = 0; r < ROWS; ++r) rstd(row)[r] = scales.rstd[r];
     }
-    return scales;
   }
 
   // A row that may be anything.
@@ -109,6 +117,45 @@ struct LayerNormForward {
     return args.stream && one_piece && same_phase && can_stream(y(first), cols);
   }
 
+  // What a segment of a long row adds to its sums, and the shift, since x may be gone when the sums are used (y == x).
+  void find_sums(ptrdiff_t row, ptrdiff_t segment, double* sums) const {
+    const ptrdiff_t first = segment * SEGMENT_COLS, left = cols - first;
+    Moments<T, 1> m;
+    find_shift<LongRow<T>>(m, x(row), 0, cols, inv_cols);
+    LongRow<T>::segment(x(row) + first, left < SEGMENT_COLS ? left : SEGMENT_COLS, m.shift[0]).store(sums);
+    sums[SHIFT_PLACE] = m.shift[0];
+  }
+
+  // Columns [first, last) of a long row, from the sums of its segments. Who has the first ones takes all of a row that
+  // is not as rows mostly are.
+  void columns(ptrdiff_t row, const double* sums, ptrdiff_t first, ptrdiff_t last) const {
+    MomentTotals<T> totals = MomentTotals<T>::load(sums);
+    for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
+      totals.add(MomentTotals<T>::load(sums + i / SEGMENT_COLS * FLN_FORWARD_SUMS));
+    }
+    Moments<T, 1> m;
+    m.shift[0] = static_cast<T>(sums[SHIFT_PLACE]);
+    const auto d = totals.d.folded(), dd = totals.dd.folded();
+    m.set(&d, &dd, inv_cols);
+    if (!(m.is_centered() & is_in_range(m))) {
+      if (first == 0) any_row<LongRow<T>>(row);
+      return;
+    }
+    const RowScales<T, 1> scales = RowScales<T, 1>::of(m, args.eps);
+    if (first == 0) write_stats(row, m, scales);
+    const bool stream = wants_stream(row) && can_stream(y(row) + first, last - first);
+    stream ? columns<true>(row, first, last, scales) : columns<false>(row, first, last, scales);
+  }
+  template <bool STREAM>
+  FLN_INLINE void columns(ptrdiff_t row, ptrdiff_t first, ptrdiff_t last, const RowScales<T, 1>& scales) const {
+    Seams<T> seams;
+    normalize<1, STREAM>(x(row) + first, 0, y(row) + first, 0, last - first, scales, affine.from(first), &seams);
+    if (STREAM) {
+      seams.close();
+      stream_fence();
+    }
+  }
+
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
     if (cols > STEP<T>) {
       return wants_stream(first) ? rows<LongRow<T>, true>(first, last) : rows<LongRow<T>>(first, last);
@@ -126,15 +173,50 @@ struct LayerNormForward {
   }
 };
 
+// work(kernel) with the kernel of the parameters that are there.
+template <typename T, typename Work>
+FLN_INLINE void with_parameters(const fln_layer_norm_forward_args& args, Work work) {
+  if (args.weight && args.bias) {
+    work(LayerNormForward<T, true, true>{args});
+  } else if (args.weight) {
+    work(LayerNormForward<T, true, false>{args});
+  } else if (args.bias) {
+    work(LayerNormForward<T, false, true>{args});
+  } else {
+    work(LayerNormForward<T, false, false>{args});
+  }
+}
+
+struct WholeRows {
+  ptrdiff_t first, last;
+  template <typename Kernel>
+  FLN_INLINE void operator()(Kernel kernel) const {
+    kernel.run(first, last);
+  }
+};
+
+struct SomeColumns {
+  ptrdiff_t row;
+  const double* sums;
+  ptrdiff_t first, last;
+  template <typename Kernel>
+  FLN_INLINE void operator()(Kernel kernel) const {
+    kernel.columns(row, sums, first, last);
+  }
+};
+
 template <typename T>
 void layer_norm_forward(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
-  if (args->weight && args->bias) {
-    LayerNormForward<T, true, true>{*args}.run(first, last);
-  } else if (args->weight) {
-    LayerNormForward<T, true, false>{*args}.run(first, last);
-  } else if (args->bias) {
-    LayerNormForward<T, false, true>{*args}.run(first, last);
-  } else {
-    LayerNormForward<T, false, false>{*args}.run(first, last);
-  }
+  with_parameters<T>(*args, WholeRows{first, last});
+}
+
+template <typename T>
+void layer_norm_forward_sums(const fln_layer_norm_forward_args* args, ptrdiff_t row, ptrdiff_t segment, double* sums) {
+  LayerNormForward<T, false, false>{*args}.find_sums(row, segment, sums);
+}
+
+template <typename T>
+void layer_norm_forward_columns(const fln_layer_norm_forward_args* args, ptrdiff_t row, const double* sums,
+                                ptrdiff_t first, ptrdiff_t last) {
+  with_parameters<T>(*args, SomeColumns{row, sums, first, last});
 }

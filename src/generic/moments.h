@@ -24,6 +24,8 @@ template <typename T>
 constexpr ptrdiff_t STEP = STEP_VECS * LANES<T>;
 template <typename T>
 constexpr ptrdiff_t BLOCK = BLOCK_STEPS * STEP<T>;
+// A row of more columns is summed in segments, which are added up in their order: so several threads may find them.
+constexpr ptrdiff_t SEGMENT_COLS = FLN_FORWARD_SEGMENT_COLS;
 
 template <typename T>
 struct Sums {
@@ -59,7 +61,11 @@ struct RowTotal {
 
   static FLN_INLINE RowTotal of(Vec<float> a) { return {widen_folded(a)}; }
   FLN_INLINE void add(Vec<float> a) { lanes = lanes + widen_folded(a); }
+  FLN_INLINE void add(RowTotal a) { lanes = lanes + a.lanes; }
   FLN_INLINE Lanes folded() const { return lanes; }
+
+  static FLN_INLINE RowTotal load(const double* p) { return {Lanes::load(p)}; }
+  FLN_INLINE void store(double* p) const { lanes.store(p); }
 };
 template <>
 struct RowTotal<double> {
@@ -68,7 +74,40 @@ struct RowTotal<double> {
 
   static FLN_INLINE RowTotal of(Vec<double> a) { return {Compensated<Lanes>::of(fold_halves(a))}; }
   FLN_INLINE void add(Vec<double> a) { lanes.add(fold_halves(a)); }
+  FLN_INLINE void add(RowTotal a) {
+    lanes.add(a.lanes.high);
+    lanes.low = lanes.low + a.lanes.low;
+  }
   FLN_INLINE Lanes folded() const { return lanes.folded(); }
+
+  static FLN_INLINE RowTotal load(const double* p) { return {{Lanes::load(p), Lanes::load(p + Lanes::lanes)}}; }
+  FLN_INLINE void store(double* p) const {
+    lanes.high.store(p);
+    lanes.low.store(p + Lanes::lanes);
+  }
+};
+
+// What a row, or a segment of one, adds to the sums of d and d * d.
+template <typename T>
+struct MomentTotals {
+  static constexpr int SIZE = LANES<double>;  // doubles of one total
+  RowTotal<T> d, dd;
+
+  static FLN_INLINE MomentTotals of(Sums<T> sums) { return {RowTotal<T>::of(sums.d), RowTotal<T>::of(sums.dd)}; }
+  FLN_INLINE void add(Sums<T> sums) {
+    d.add(sums.d);
+    dd.add(sums.dd);
+  }
+  FLN_INLINE void add(MomentTotals totals) {
+    d.add(totals.d);
+    dd.add(totals.dd);
+  }
+
+  static FLN_INLINE MomentTotals load(const double* p) { return {RowTotal<T>::load(p), RowTotal<T>::load(p + SIZE)}; }
+  FLN_INLINE void store(double* p) const {
+    d.store(p);
+    dd.store(p + SIZE);
+  }
 };
 
 // The sums over the first COUNT registers of each step of x[0..n), n <= BLOCK, on as many accumulators as the ISA
@@ -113,16 +152,28 @@ struct LongRow {
   static FLN_INLINE double inv_sample(double) { return 1.0 / STEP<T>; }
 
   static FLN_INLINE void sums(const T* x, ptrdiff_t cols, T shift, Lanes& d_sum, Lanes& dd_sum) {
-    const Sums<T> first = block_sums<T, STEP_VECS>(x, cols < BLOCK<T> ? cols : BLOCK<T>, shift);
-    RowTotal<T> d = RowTotal<T>::of(first.d), dd = RowTotal<T>::of(first.dd);
-    for (ptrdiff_t i = BLOCK<T>; i < cols; i += BLOCK<T>) {
-      const ptrdiff_t left = cols - i;
-      const Sums<T> next = block_sums<T, STEP_VECS>(x + i, left < BLOCK<T> ? left : BLOCK<T>, shift);
-      d.add(next.d);
-      dd.add(next.dd);
+    const MomentTotals<T> totals = cols <= SEGMENT_COLS ? segment(x, cols, shift) : all_segments(x, cols, shift);
+    d_sum = totals.d.folded();
+    dd_sum = totals.dd.folded();
+  }
+
+  // Of n <= SEGMENT_COLS columns.
+  static FLN_INLINE MomentTotals<T> segment(const T* x, ptrdiff_t n, T shift) {
+    auto totals = MomentTotals<T>::of(block_sums<T, STEP_VECS>(x, n < BLOCK<T> ? n : BLOCK<T>, shift));
+    for (ptrdiff_t i = BLOCK<T>; i < n; i += BLOCK<T>) {
+      const ptrdiff_t left = n - i;
+      totals.add(block_sums<T, STEP_VECS>(x + i, left < BLOCK<T> ? left : BLOCK<T>, shift));
     }
-    d_sum = d.folded();
-    dd_sum = dd.folded();
+    return totals;
+  }
+
+  static __attribute__((noinline)) MomentTotals<T> all_segments(const T* x, ptrdiff_t cols, T shift) {
+    MomentTotals<T> totals = segment(x, SEGMENT_COLS, shift);
+    for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
+      const ptrdiff_t left = cols - i;
+      totals.add(segment(x + i, left < SEGMENT_COLS ? left : SEGMENT_COLS, shift));
+    }
+    return totals;
   }
 };
 
@@ -169,6 +220,14 @@ struct Moments {
     return high + lo;
   }
 
+  // From the sums of d and d * d, a register a row.
+  template <typename V>
+  FLN_INLINE void set(const V* d, const V* dd, double inv_cols) {
+    const PerRow<ROWS> inv = PerRow<ROWS>::splat(inv_cols);
+    lo = sums_per_row<ROWS>(d) * inv;
+    var = sums_per_row<ROWS>(dd) * inv - lo * lo;
+  }
+
   // Whether shift is near enough to the mean: |lo| <= std / 2.
   FLN_INLINE bool is_centered() const { return all_le(lo * lo * PerRow<ROWS>::splat(4), var); }
 };
@@ -178,9 +237,7 @@ template <typename Row, int ROWS, typename T>
 FLN_INLINE void find_moments(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
   typename Row::Lanes d[ROWS], dd[ROWS];
   for (int r = 0; r < ROWS; ++r) Row::sums(x + r * stride, cols, m.shift[r], d[r], dd[r]);
-  const PerRow<ROWS> inv = PerRow<ROWS>::splat(inv_cols);
-  m.lo = sums_per_row<ROWS>(d) * inv;
-  m.var = sums_per_row<ROWS>(dd) * inv - m.lo * m.lo;
+  m.set(d, dd, inv_cols);
 }
 
 // The shift is the mean of a sample: of all the row if it is short, else of four runs spread over it, so that a trend
