@@ -14,7 +14,7 @@ import fastln
 from fastln import _dispatch
 
 # Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
-COLS = (16, 17, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4096, 4112, 8200)
+COLS = (16, 17, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
 ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
 
 
@@ -92,6 +92,18 @@ def test_streams_of_several_threads_have_the_same_bits(threads, dtype, stream_by
     assert_same_bits(fastln.layer_norm(x, out=at_offset(np.zeros_like(x), 4), num_threads=threads), y)
     for one, other in zip(fastln.layer_norm_backward(dy, x, mean, rstd, num_threads=threads), expected, strict=True):
         assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("cols", [16400, 65553])
+def test_a_streamed_row_of_several_threads_has_the_same_bits(cols, dtype, isa, stream_bytes, always_parallel):
+    weight, bias = make_parameters(cols, dtype)
+    for threads, start in itertools.product((2, 3), (0, 4)):
+        x = at_offset(make_rows("mean 10", 1, cols, dtype), start)
+        stream_bytes(1 << 56)
+        expected = fastln.layer_norm(x, None, weight, bias, num_threads=1)
+        stream_bytes(0)
+        out = at_offset(np.zeros_like(x), start)
+        assert_same_bits(fastln.layer_norm(x, None, weight, bias, out=out, num_threads=threads), expected)
 
 
 def test_streaming_in_place_has_the_same_bits(dtype, isa, stream_bytes):

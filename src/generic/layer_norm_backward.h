@@ -18,6 +18,9 @@
 
 constexpr int BLOCK_ROWS = FLN_BACKWARD_BLOCK_ROWS;
 
+// A row of no more registers stays in them.
+constexpr int SHORT_VECS = 4;
+
 // Registers of a row that are summed as a tree: there, equal numbers lose nothing.
 constexpr int TREE = 8;
 template <typename T>
@@ -223,6 +226,28 @@ class WaitingParts {
   alignas(LINE) T room[2][ROOM];
 };
 
+// How dx is stored; the last two go past the cache.
+enum class Stores { CACHED, STREAMED, STAGED };
+
+// What whole rows pass through.
+template <typename T, Stores HOW>
+struct ExitOf {
+  struct None {
+    void close() {}
+  };
+  using type = None;
+};
+template <typename T>
+struct ExitOf<T, Stores::STREAMED> {
+  using type = Seams<T>;
+};
+template <typename T>
+struct ExitOf<T, Stores::STAGED> {
+  using type = Stage<T, 2 * WAITING_COLS<T>>;
+};
+template <typename T, Stores HOW>
+using Exit = typename ExitOf<T, HOW>::type;
+
 template <typename T, bool DX, bool DWEIGHT, bool DBIAS, bool WEIGHT>
 struct LayerNormBackward {
   const fln_layer_norm_backward_args& args;
@@ -265,7 +290,11 @@ struct LayerNormBackward {
       if (STREAM && !in_one) prefetch_ahead(one.dy + i, TREE_COLS<T>);
       totals.add(tree_sums<TREE, WEIGHT>(one, i));
     }
-    if (i < cols) totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
+    if (i < cols) {
+      if (STREAM) prefetch_ahead(one.x + i, cols - i);
+      if (STREAM && !in_one) prefetch_ahead(one.dy + i, cols - i);
+      totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
+    }
     write_terms(totals.folded(), terms, r);
   }
 
@@ -339,51 +368,78 @@ struct LayerNormBackward {
     if (!in_one) prefetch_ahead(row.x + i, LANES<T>);
   }
 
-  // Over columns [i, i + n) of ROWS rows. `seams` for whole rows that follow each other past the cache, else NULL.
-  template <int ROWS, bool FIRST, bool STREAM>
+  // Over columns [i, i + n) of ROWS rows; `exit` is for whole rows, else NULL.
+  template <int ROWS, bool FIRST, Stores HOW>
   FLN_INLINE void write_rows(ptrdiff_t block, int r, const BlockTerms<T>& terms, const WrittenCols<T>& to, ptrdiff_t i,
-                             ptrdiff_t n, Seams<T>* seams) const {
+                             ptrdiff_t n, Exit<T, HOW>* exit) const {
+    constexpr bool PREFETCH = HOW != Stores::CACHED, STREAM = HOW == Stores::STREAMED;
     WrittenRow<T> rows[ROWS];
-    for (int k = 0; k < ROWS; ++k) rows[k] = written_row(block, r + k, terms, i);
-    const ptrdiff_t head = head_cols<STREAM>(place(block + r, i), n);
-    ptrdiff_t k = head;
-    if (head > 0) {
-      WrittenRow<T> starts[ROWS];
-      for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, seams ? seams->start(q, head) : rows[q].dx);
-      write_lanes<ROWS, FIRST, false, false>(starts, to, 0, head);
-      if (seams) seams->close_before(rows[0].dx, head);
+    for (int q = 0; q < ROWS; ++q) {
+      rows[q] = written_row(block, r + q, terms, i);
+      if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->place(rows[q].dx, n);
     }
+    const ptrdiff_t head = HOW == Stores::STAGED ? 0 : head_cols<STREAM>(place(block + r, i), n);
+    if (head > 0) write_head<ROWS, FIRST, HOW>(rows, to, head, exit);
+    ptrdiff_t k = head;
     for (; k + LANES<T> <= n; k += LANES<T>) {
-      for (int q = 0; STREAM && q < ROWS; ++q) prefetch_row(rows[q], k);
+      for (int q = 0; PREFETCH && q < ROWS; ++q) prefetch_row(rows[q], k);
       write_lanes<ROWS, FIRST, true, STREAM>(rows, to, k, LANES<T>);
     }
     if (k < n) {
-      for (int q = 0; STREAM && q < ROWS; ++q) prefetch_row(rows[q], k);  // and the line of the next row's head
-      WrittenRow<T> ends[ROWS];
-      for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, seams ? seams->end(q, ROWS) : rows[q].dx + k);
-      write_lanes<ROWS, FIRST, false, false>(ends, to.from(k), 0, n - k);
-      for (int q = 0; seams && q < ROWS; ++q) seams->leave(q, ROWS, rows[q].dx + k, n - k);
+      for (int q = 0; PREFETCH && q < ROWS; ++q) prefetch_row(rows[q], k);  // and the line of the next row's head
+      write_end<ROWS, FIRST, HOW>(rows, to, k, n, exit);
     }
+    if constexpr (HOW == Stores::STAGED) exit->leave();
+  }
+
+  // The columns before the first whole line, and those after the last one.
+  template <int ROWS, bool FIRST, Stores HOW>
+  static FLN_INLINE void write_head(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t head,
+                                    Exit<T, HOW>* exit) {
+    if constexpr (HOW == Stores::STREAMED) {
+      if (exit) {
+        WrittenRow<T> starts[ROWS];
+        for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, exit->start(q, head));
+        write_lanes<ROWS, FIRST, false, false>(starts, to, 0, head);
+        return exit->close_before(rows[0].dx, head);
+      }
+    }
+    write_lanes<ROWS, FIRST, false, false>(rows, to, 0, head);
+  }
+  template <int ROWS, bool FIRST, Stores HOW>
+  static FLN_INLINE void write_end(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t k, ptrdiff_t n,
+                                   Exit<T, HOW>* exit) {
+    if constexpr (HOW == Stores::STREAMED) {
+      if (exit) {
+        WrittenRow<T> ends[ROWS];
+        for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, exit->end(q, ROWS));
+        write_lanes<ROWS, FIRST, false, false>(ends, to.from(k), 0, n - k);
+        for (int q = 0; q < ROWS; ++q) exit->leave(q, ROWS, rows[q].dx + k, n - k);
+        return;
+      }
+    }
+    write_lanes<ROWS, FIRST, false, false>(rows, to, k, n - k);
   }
 
   // Where the second sweep writes most, or reads if it does not write.
   FLN_INLINE const T* place(ptrdiff_t row, ptrdiff_t i) const { return (DX ? dx(row) : dy(row)) + i; }
 
-  template <bool STREAM>
+  template <Stores HOW>
   FLN_INLINE WrittenCols<T> written_cols(WaitingParts<T>& parts, ptrdiff_t block, ptrdiff_t i, ptrdiff_t n) const {
-    return parts.template cols<STREAM>(WEIGHT ? weight + i : nullptr, place(block, i), n);
+    const T* const w = WEIGHT ? weight + i : nullptr;
+    return parts.template cols<HOW == Stores::STREAMED>(w, place(block, i), n);
   }
 
   // Rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded once for two rows.
-  template <bool STREAM>
+  template <Stores HOW>
   __attribute__((noinline)) void second_sweep(ptrdiff_t block, int r, int end, const BlockTerms<T>& terms,
                                               const WrittenCols<T>& cols_of, ptrdiff_t i, ptrdiff_t n,
-                                              Seams<T>* seams) const {
+                                              Exit<T, HOW>* exit) const {
     const WrittenCols<T> to = cols_of;
-    if (r == 0 && end == 1) return write_rows<1, true, STREAM>(block, 0, terms, to, i, n, seams);
-    if (r == 0) write_rows<2, true, STREAM>(block, 0, terms, to, i, n, seams), r = 2;
-    for (; r + 2 <= end; r += 2) write_rows<2, false, STREAM>(block, r, terms, to, i, n, seams);
-    if (r < end) write_rows<1, false, STREAM>(block, r, terms, to, i, n, seams);
+    if (r == 0 && end == 1) return write_rows<1, true, HOW>(block, 0, terms, to, i, n, exit);
+    if (r == 0) write_rows<2, true, HOW>(block, 0, terms, to, i, n, exit), r = 2;
+    for (; r + 2 <= end; r += 2) write_rows<2, false, HOW>(block, r, terms, to, i, n, exit);
+    if (r < end) write_rows<1, false, HOW>(block, r, terms, to, i, n, exit);
   }
 
   // Columns [i, i + n) of the block to the totals of its part of the rows.
@@ -487,33 +543,33 @@ struct LayerNormBackward {
   }
 
   // A block of rows of which two fit L1: the two sweeps follow each other pair by pair.
-  template <bool STREAM>
+  template <Stores HOW>
   FLN_INLINE void pair_by_pair(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
-                               WaitingParts<T>& parts, Seams<T>& seams) const {
+                               WaitingParts<T>& parts, Exit<T, HOW>& exit) const {
     BlockTerms<T> terms;
-    const WrittenCols<T> to = written_cols<STREAM>(parts, block, 0, cols);
+    const WrittenCols<T> to = written_cols<HOW>(parts, block, 0, cols);
     for (int r = 0; r < rows; r += 2) {
       const int end = r + 2 < rows ? r + 2 : rows;
-      first_sweep<STREAM>(block, r, end, terms);
-      second_sweep<STREAM>(block, r, end, terms, to, 0, cols, STREAM ? &seams : nullptr);
+      first_sweep<HOW != Stores::CACHED>(block, r, end, terms);
+      second_sweep<HOW>(block, r, end, terms, to, 0, cols, &exit);
     }
     add_block(part, block, to, 0, cols);
   }
 
   // A block of any rows, over some of its columns.
-  template <bool STREAM>
+  template <Stores HOW>
   FLN_INLINE void columns(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
                           WaitingParts<T>& parts) const {
     BlockTerms<T> own;
     BlockTerms<T>& terms = part.terms ? static_cast<BlockTerms<T>*>(part.terms)[block / BLOCK_ROWS] : own;
-    if (!part.terms || part.first_col == part.last_col) first_sweep<STREAM>(block, 0, rows, terms);
+    if (!part.terms || part.first_col == part.last_col) first_sweep<HOW != Stores::CACHED>(block, 0, rows, terms);
     for (ptrdiff_t i = part.first_col, n; i < part.last_col; i += n) {
       n = waiting_cols(block, i, part.last_col);
-      const WrittenCols<T> to = written_cols<STREAM>(parts, block, i, n);
-      if (STREAM && can_stream(dx(block) + i, n)) {
-        second_sweep<STREAM>(block, 0, rows, terms, to, i, n, nullptr);
+      const WrittenCols<T> to = written_cols<HOW>(parts, block, i, n);
+      if (HOW == Stores::STREAMED && can_stream(dx(block) + i, n)) {
+        second_sweep<HOW>(block, 0, rows, terms, to, i, n, nullptr);
       } else {
-        second_sweep<false>(block, 0, rows, terms, to, i, n, nullptr);
+        second_sweep<Stores::CACHED>(block, 0, rows, terms, to, i, n, nullptr);
       }
       add_block(part, block, to, i, n);
     }
@@ -525,31 +581,30 @@ struct LayerNormBackward {
     return WAITING_COLS<T> - cols_into_line(place(block, i + WAITING_COLS<T>));
   }
 
-  template <bool STREAM>
+  template <Stores HOW>
   __attribute__((noinline)) void run_part(const fln_layer_norm_backward_part& part) const {
     WaitingParts<T> parts;
-    Seams<T> seams;
+    Exit<T, HOW> exit;
     for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
       const ptrdiff_t left = part.last_row - block;
       const int rows = left < BLOCK_ROWS ? static_cast<int>(left) : BLOCK_ROWS;
-      if (in_one && !part.terms) {
-        pair_by_pair<STREAM>(part, block, rows, parts, seams);
-      } else {
-        columns<STREAM>(part, block, rows, parts);
+      if (HOW == Stores::STAGED || (in_one && !part.terms)) {
+        pair_by_pair<HOW>(part, block, rows, parts, exit);
+      } else if constexpr (HOW != Stores::STAGED) {
+        columns<HOW>(part, block, rows, parts);
       }
     }
-    if (STREAM) {
-      seams.close();
-      stream_fence();
-    }
+    exit.close();
+    if (HOW != Stores::CACHED) stream_fence();
   }
 
-  // Streaming reads ahead and joins the ends of rows: for arrays in one piece. Of short rows the work is more than the
-  // traffic.
-  FLN_INLINE bool wants_stream(ptrdiff_t first_row) const {
+  // Past the cache go arrays in one piece, since reading ahead and joining the ends of rows take the next row to
+  // follow. Of short rows the work is more than the traffic.
+  FLN_INLINE Stores stores(const fln_layer_norm_backward_part& part) const {
     const bool one_piece = args.dx_stride == cols && args.x_stride == cols && args.dy_stride == cols;
-    return DX && args.stream && one_piece && cols % LANES<T> == 0 && cols >= TREE_COLS<T> &&
-           can_stream(dx(first_row), cols);
+    if (!args.stream || !one_piece || cols <= SHORT_VECS * LANES<T>) return Stores::CACHED;
+    if (cols % LANES<T> == 0) return can_stream(dx(part.first_row), cols) ? Stores::STREAMED : Stores::CACHED;
+    return in_one && !part.terms ? Stores::STAGED : Stores::CACHED;
   }
 
   void run(const fln_layer_norm_backward_part& part) const {
@@ -562,7 +617,12 @@ struct LayerNormBackward {
         if (cols <= 4 * LANES<T>) return short_part<4>(part);
       }
     }
-    wants_stream(part.first_row) ? run_part<DX>(part) : run_part<false>(part);
+    if constexpr (DX) {
+      const Stores how = stores(part);
+      if (how == Stores::STREAMED) return run_part<Stores::STREAMED>(part);
+      if (how == Stores::STAGED) return run_part<Stores::STAGED>(part);
+    }
+    run_part<Stores::CACHED>(part);
   }
 };
 

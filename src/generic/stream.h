@@ -86,3 +86,47 @@ class Seams {
   T* open = nullptr;                               // the line that waits in lines[0] for the start of the next row
   ptrdiff_t filled = 0;                            // columns of it
 };
+
+// Rows that follow each other without a gap, but of which each starts elsewhere in a line: they are put together here,
+// as they will stand in memory, and leave in whole lines. It costs a store and a load more than Seams do, 8 to 15 % of
+// the time, but needs no row to start like the others (backward float64 65536x100 0.45 of the time of ordinary stores,
+// float32 0.75, float32 4096x760 0.55, 2048x4090 0.66).
+template <typename T, ptrdiff_t MOST_COLS>
+class Stage {
+ public:
+  // Where the next n <= MOST_COLS columns of the result are put instead of `to`.
+  FLN_INLINE T* place(T* to, ptrdiff_t n) {
+    if (!line) {
+      begin = end = cols_into_line(to);
+      line = to - begin;
+    }
+    T* const at = room + end;
+    end += n;
+    return at;
+  }
+
+  // All whole lines.
+  FLN_INLINE void leave() {
+    ptrdiff_t k = 0;
+    if (begin > 0 && end >= LANES<T>) {  // the line in which the first row starts
+      Vec<T>::load(room + begin).store_first(line + begin, LANES<T> - begin);
+      begin = 0;
+      k = LANES<T>;
+    }
+    for (; k + LANES<T> <= end; k += LANES<T>) Vec<T>::load(room + k).stream(line + k);
+    if (k > 0) Vec<T>::load(room + k).store(room);
+    line += k;
+    end -= k;
+  }
+
+  // After the last row: what is left, less than a line.
+  FLN_INLINE void close() {
+    if (line) Vec<T>::load(room + begin).store_first(line + begin, end - begin);
+    line = nullptr;
+  }
+
+ private:
+  alignas(LINE) T room[MOST_COLS + 3 * LANES<T>];  // a line that waits, and the one that a load goes past the end
+  T* line = nullptr;                               // where room will stand
+  ptrdiff_t begin = 0, end = 0;                    // the part of room that is filled
+};
