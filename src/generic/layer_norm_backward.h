@@ -200,9 +200,9 @@ struct WrittenCols {
   FLN_INLINE WrittenCols from(ptrdiff_t n) const { return {weight ? weight + n : weight, dweight + n, dbias + n}; }
 };
 
-// Room for WrittenCols, each in its own quarter of a page as seen from dx: a load must not wait for a store to the same
-// place of another page that is still on its way (25 % of the time at 128x768, by luck of the stack); and rows of whole
-// pages fill their sets of L1 by themselves. The registers are whole cache lines.
+// Room for WrittenCols, each in its own quarter of a page as seen from dx (25 % of the time at 128x768, by luck of the
+// stack): see at_phase; and rows of whole pages fill their sets of L1 by themselves. The registers are whole cache
+// lines.
 template <typename T>
 class WaitingParts {
  public:
@@ -210,20 +210,11 @@ class WaitingParts {
   template <bool STREAM>
   FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t n) {
     const ptrdiff_t head = head_cols<STREAM>(place, n), before = head > 0 ? LANES<T> - head : 0;
-    return {weight, at_phase<1>(place) + before, at_phase<2>(place) + before};
+    return {weight, at_phase(room[0], place, PAGE / 4) + before, at_phase(room[1], place, PAGE / 2) + before};
   }
 
  private:
-  static constexpr ptrdiff_t PAGE = 4096, ROOM = WAITING_COLS<T> + 2 * LANES<T> + PAGE / sizeof(T);
-
-  template <int QUARTER>
-  FLN_INLINE T* at_phase(const T* place) {
-    T* const first = room[QUARTER - 1];
-    const uintptr_t phase = reinterpret_cast<uintptr_t>(place) + QUARTER * PAGE / 4;
-    return first + (phase - reinterpret_cast<uintptr_t>(first)) % PAGE / LINE * LANES<T>;
-  }
-
-  alignas(LINE) T room[2][ROOM];
+  alignas(LINE) T room[2][WAITING_COLS<T> + 2 * LANES<T> + PAGE / sizeof(T)];
 };
 
 // How dx is stored; the last two go past the cache.
@@ -286,13 +277,11 @@ struct LayerNormBackward {
     RowTotals<T> totals = RowTotals<T>::zero();
     ptrdiff_t i = 0;
     for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) {
-      if (STREAM) prefetch_ahead(one.x + i, TREE_COLS<T>);
-      if (STREAM && !in_one) prefetch_ahead(one.dy + i, TREE_COLS<T>);
+      if (STREAM && in_one) prefetch_ahead(one.x + i, TREE_COLS<T>);
       totals.add(tree_sums<TREE, WEIGHT>(one, i));
     }
     if (i < cols) {
-      if (STREAM) prefetch_ahead(one.x + i, cols - i);
-      if (STREAM && !in_one) prefetch_ahead(one.dy + i, cols - i);
+      if (STREAM && in_one) prefetch_ahead(one.x + i, cols - i);
       totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
     }
     write_terms(totals.folded(), terms, r);
@@ -362,7 +351,8 @@ struct LayerNormBackward {
     if (DBIAS) store_lanes<ALL>(FIRST ? db : db_before + db, to.dbias + i, n);
   }
 
-  // Of x, if the first sweep has not asked for it already.
+  // Of x too if rows are long: of these, the first sweep reads nothing else and leaves it to the hardware (with what it
+  // asked for ahead, 64x65536 float64 took 1.14 times as long).
   FLN_INLINE void prefetch_row(const WrittenRow<T>& row, ptrdiff_t i) const {
     prefetch_ahead(row.dy + i, LANES<T>);
     if (!in_one) prefetch_ahead(row.x + i, LANES<T>);

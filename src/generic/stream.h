@@ -5,7 +5,7 @@
 
 #include "vec.h"
 
-constexpr ptrdiff_t LINE = 64;  // bytes
+constexpr ptrdiff_t LINE = 64, PAGE = 4096;  // bytes
 
 // From this many bytes a row, the first register is cut short so that the stores that follow do not straddle cache
 // lines (NumPy's arrays start 16 bytes into one): 4096x768 f32 took 1.19 times as long without, but 8192x128 backward
@@ -23,6 +23,14 @@ FLN_INLINE ptrdiff_t cols_into_line(const T* p) {
   return static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(p) % LINE / sizeof(T));
 }
 
+// The first line of `room` that is as far into its page as `place` + shift bytes. A load must not wait for a store to
+// the same place of another page that is still on its way, so what is swept together keeps its distance.
+template <typename T>
+FLN_INLINE T* at_phase(T* room, const T* place, ptrdiff_t shift = 0) {
+  const uintptr_t phase = reinterpret_cast<uintptr_t>(place) + static_cast<uintptr_t>(shift);
+  return room + (phase - reinterpret_cast<uintptr_t>(room)) % PAGE / LINE * LANES<T>;
+}
+
 // Elements before the first cache line that starts in a row of n.
 template <bool STREAM, typename T>
 FLN_INLINE ptrdiff_t head_cols(const T* row, ptrdiff_t n) {
@@ -30,11 +38,16 @@ FLN_INLINE ptrdiff_t head_cols(const T* row, ptrdiff_t n) {
   return static_cast<ptrdiff_t>(-reinterpret_cast<uintptr_t>(row) % LINE / sizeof(T));
 }
 
-// Whether n columns of a row are whole lines but for their head and their end, with those of the rows that follow it
-// without a gap.
+// Whether n columns of a row are whole lines, and those of the rows that follow it without a gap.
+template <typename T>
+FLN_INLINE bool is_whole_lines(const T* row, ptrdiff_t n) {
+  return n % LANES<T> == 0 && cols_into_line(row) == 0;
+}
+
+// Whether they are but for their head and their end.
 template <typename T>
 FLN_INLINE bool can_stream(const T* row, ptrdiff_t n) {
-  return n * static_cast<ptrdiff_t>(sizeof(T)) >= STREAM_FROM || (n % LANES<T> == 0 && cols_into_line(row) == 0);
+  return n * static_cast<ptrdiff_t>(sizeof(T)) >= STREAM_FROM || is_whole_lines(row, n);
 }
 
 template <typename T>
@@ -99,8 +112,9 @@ class Stage {
     if (!line) {
       begin = end = cols_into_line(to);
       line = to - begin;
+      lines = at_phase(room, line);
     }
-    T* const at = room + end;
+    T* const at = lines + end;
     end += n;
     return at;
   }
@@ -109,24 +123,29 @@ class Stage {
   FLN_INLINE void leave() {
     ptrdiff_t k = 0;
     if (begin > 0 && end >= LANES<T>) {  // the line in which the first row starts
-      Vec<T>::load(room + begin).store_first(line + begin, LANES<T> - begin);
+      Vec<T>::load(lines + begin).store_first(line + begin, LANES<T> - begin);
       begin = 0;
       k = LANES<T>;
     }
-    for (; k + LANES<T> <= end; k += LANES<T>) Vec<T>::load(room + k).stream(line + k);
-    if (k > 0) Vec<T>::load(room + k).store(room);
+    for (; k + LANES<T> <= end; k += LANES<T>) Vec<T>::load(lines + k).stream(line + k);
     line += k;
     end -= k;
+    const Vec<T> rest = Vec<T>::load(lines + k);
+    lines = at_phase(room, line);
+    rest.store(lines);
   }
 
   // After the last row: what is left, less than a line.
   FLN_INLINE void close() {
-    if (line) Vec<T>::load(room + begin).store_first(line + begin, end - begin);
+    if (line) Vec<T>::load(lines + begin).store_first(line + begin, end - begin);
     line = nullptr;
   }
 
  private:
-  alignas(LINE) T room[MOST_COLS + 3 * LANES<T>];  // a line that waits, and the one that a load goes past the end
-  T* line = nullptr;                               // where room will stand
-  ptrdiff_t begin = 0, end = 0;                    // the part of room that is filled
+  // Lines stand as far into a page as they will, see at_phase; behind MOST_COLS, a line that waits, and what loads of
+  // whole lines take past the end.
+  alignas(LINE) T room[PAGE / sizeof(T) + MOST_COLS + 3 * LANES<T>];
+  T* lines = nullptr;
+  T* line = nullptr;             // where they will stand
+  ptrdiff_t begin = 0, end = 0;  // what of them is filled
 };
