@@ -32,7 +32,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_part,
     stream_bytes,
 )
-from fastln._threads cimport check_num_threads, threads_for
+from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
 
 cnp.import_array()
 
@@ -46,8 +46,9 @@ cdef Py_ssize_t SMALLEST_CHUNK = 8 * FLN_BACKWARD_BLOCK_ROWS
 cdef Py_ssize_t COLUMNS_PER_THREAD = 1024
 
 
-# Of min_parallel_bytes: at 128x768 float32 (1.2 MB), 35 us on one thread, waking a second one took 80 us.
-cdef Py_ssize_t PARALLEL_FACTOR = 2
+# Below this many times min_parallel_bytes, a call stays on its thread: fewer rows than two chunks are no faster on two
+# threads (64x768 float32, 0.6 MB, 0.97 times as fast; 128x768 1.7 times).
+cdef Py_ssize_t PARALLEL_FACTOR = 4
 
 
 # dx is streamed from this part of stream_bytes on. With 32 MB of L3, streaming took 0.97 of the time at 1024x768
@@ -298,7 +299,8 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     cdef void* dweight_to = NULL if dweight is None else cnp.PyArray_DATA(dweight)
     cdef void* dbias_to = NULL if dbias is None else cnp.PyArray_DATA(dbias)
     cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
-    cdef int count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size // PARALLEL_FACTOR, num_threads)
+    cdef bint is_small = plan.size // PARALLEL_FACTOR < min_parallel_bytes
+    cdef int count = 1 if is_small else threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
     work.args = plan.args
     # In place, what is written is in the cache already.
     work.args.stream = (

@@ -18,18 +18,29 @@ cdef extern from *:
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
+    static double omp_get_wtime(void) { return 0; }
     #endif
     """
     const int _OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
+    double omp_get_wtime() nogil
 
-# Below this many bytes read and written, a call stays on the calling thread. Waking a second thread costs 1 to 5 us
-# where its core is idle, but milliseconds where another pool of threads spins there: 13 calls of 0.4 MB between the
-# matrix products of a BERT encoder, with OpenBLAS on the same 2 busy cores, took 77 ms on two threads and 0.4 ms on
-# one. 1 MiB of layer norm takes about 20 us on one thread.
-DEFAULT_MIN_PARALLEL_BYTES = 1024 * 1024
+# Below this many bytes read and written, a call stays on the calling thread. From WAKING times as many on it gets
+# threads, in between only in a quick succession of such calls, since what a second thread costs depends on what it did
+# last: 1 us while it still spins after a parallel loop, as OpenMP's threads do for a millisecond or more; 30 to
+# 100 us where it sleeps; milliseconds where another pool spins on its core (13 calls of 0.4 MB between the matrix
+# products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one).
+# Measured: one thread takes 5 us for 256 KiB, 1.3 times as long as two that spin, and 1.8 times for 0.8 MB (128x768);
+# for 4 MiB it takes 87 us, as long as with a second one that sleeps.
+DEFAULT_MIN_PARALLEL_BYTES = 256 * 1024
+cdef Py_ssize_t WAKING = 16
+
+# A quick succession: so many calls, of which each began no later after the one before. A call that had to wait for its
+# second thread ends it.
+cdef int SUCCESSION_CALLS = 8
+cdef double SUCCESSION_SECONDS = 500e-6
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did
@@ -37,6 +48,10 @@ cdef int _default = 0  # found on first use
 cdef str _default_reason = ""
 # What the OpenMP runtime says where nobody has limited it.
 cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
+# Whether the threads of the OpenMP runtime sleep as soon as they have nothing to do.
+cdef bint _sleepy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
+cdef double _last_call = 0
+cdef int _quick_calls = 0
 cdef bint _ran_parallel = False
 cdef bint _forked_after_parallel = False
 
@@ -114,7 +129,10 @@ def _threads_scope(num_threads):
 
 
 def set_min_parallel_bytes(size: int) -> int:
-    """Set the size in bytes below which a call stays serial; returns the former one (FASTLN_MIN_PARALLEL_BYTES)."""
+    """Set the size in bytes below which a call stays serial (FASTLN_MIN_PARALLEL_BYTES); returns the former one.
+
+    Calls of less than 16 times the size stay serial too unless they follow each other quickly; 0 excepts none.
+    """
     global min_parallel_bytes
     cdef Py_ssize_t former = min_parallel_bytes
     min_parallel_bytes = size
@@ -231,10 +249,21 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) exce
     global _ran_parallel
     if size < min_parallel_bytes or parts < 2 or omp_in_parallel():
         return 1
+    if size // WAKING < min_parallel_bytes and not in_quick_succession():
+        return 1
     cdef int count = <int>min(_limit(num_threads), parts)
     if count > 1:
         _ran_parallel = True
     return count
+
+
+cdef bint in_quick_succession() noexcept:
+    """Whether the call that begins now is one of many that leave the second thread no time to fall asleep."""
+    global _last_call, _quick_calls
+    cdef double now = omp_get_wtime()
+    _quick_calls = min(_quick_calls + 1, SUCCESSION_CALLS) if now - _last_call < SUCCESSION_SECONDS else 0
+    _last_call = now
+    return _quick_calls == SUCCESSION_CALLS and not _sleepy
 
 
 def _after_fork_in_child():

@@ -186,6 +186,8 @@ CALLS = {
         3,
     ),
     "one row": ("team(lambda: fastln.layer_norm(x[0], num_threads=3))", 1),
+    "one long row": ("row = np.ones(1 << 16); team(lambda: fastln.layer_norm(row, num_threads=3))", 3),
+    "fewer long rows": ("w = np.ones((2, 1 << 16)); team(lambda: fastln.layer_norm(w, num_threads=3))", 3),
 }
 
 
@@ -202,6 +204,37 @@ def test_small_work_stays_serial(setting, openmp):
     bound = {} if setting else {"FASTLN_MIN_PARALLEL_BYTES": 1 << 30}
     code = TEAM.replace("_threads.set_min_parallel_bytes(0)", setting)
     assert int(output_of(code + "team(lambda: fastln.layer_norm(x, num_threads=3))", **bound)) == 1
+
+
+MIDDLING = r"""
+import os, time
+import numpy as np
+import fastln
+
+x = np.zeros((128, 768), np.float32)  # 0.8 MB read and written
+tasks = lambda: len(os.listdir("/proc/self/task"))
+before = tasks()
+for _ in range(20):
+    fastln.layer_norm(x, out=x, num_threads=2)
+    time.sleep(0.002)
+print(tasks() - before)
+end = time.monotonic() + 5
+while tasks() == before and time.monotonic() < end:
+    for _ in range(50):
+        fastln.layer_norm(x, out=x, num_threads=2)
+print(tasks() - before)
+"""
+
+
+@linux
+def test_middling_work_gets_threads_in_quick_succession_only(openmp):
+    assert output_of(MIDDLING).split() == ["0", "1"]
+
+
+@linux
+def test_middling_work_stays_serial_where_threads_sleep_at_once(openmp):
+    code = MIDDLING.replace("monotonic() + 5", "monotonic() + 0.2")
+    assert output_of(code, OMP_WAIT_POLICY="passive").split() == ["0", "0"]
 
 
 @linux
