@@ -15,24 +15,51 @@ cdef struct Rows:
 
 cdef inline bint is_plain(object a, int type_num) noexcept:
     """Exact ndarray of this type: native, aligned, C-contiguous."""
-    return cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(a) == type_num and cnp.PyArray_ISCARRAY_RO(a)
+    return (
+        cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == type_num
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a)
+    )
+
+
+# Of what is known to be an ndarray. NumPy's macros would have its type tested again each time.
+
+cdef inline char* data_of(object a) noexcept:
+    return <char*> cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
+cdef inline int ndim_of(object a) noexcept:
+    return cnp.PyArray_NDIM(<cnp.ndarray> a)
+
+
+cdef inline cnp.npy_intp* shape_of(object a) noexcept:
+    return cnp.PyArray_DIMS(<cnp.ndarray> a)
+
+
+cdef inline int type_of(object a) noexcept:
+    return cnp.PyArray_TYPE(<cnp.ndarray> a)
+
+
+cdef inline Py_ssize_t nbytes_of(object a) noexcept:
+    return cnp.PyArray_NBYTES(<cnp.ndarray> a)
 
 
 cdef inline bint has_shape(object a, int ndim, const cnp.npy_intp* shape) noexcept:
     cdef int i
-    if cnp.PyArray_NDIM(a) != ndim:
+    if ndim_of(a) != ndim:
         return False
     for i in range(ndim):
-        if cnp.PyArray_DIMS(a)[i] != shape[i]:
+        if shape_of(a)[i] != shape[i]:
             return False
     return True
 
 
+cdef inline bint is_plain_out(object a, int type_num, int ndim, const cnp.npy_intp* shape) noexcept:
+    return is_plain(a, type_num) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> a) and has_shape(a, ndim, shape)
+
+
 cdef inline bint ranges_overlap(object a, object b) noexcept:
     """Whether two C-contiguous arrays share memory."""
-    cdef char* a_data = <char*> cnp.PyArray_DATA(a)
-    cdef char* b_data = <char*> cnp.PyArray_DATA(b)
-    return a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
+    return data_of(a) < data_of(b) + nbytes_of(b) and data_of(b) < data_of(a) + nbytes_of(a)
 
 
 # How many trailing dimensions of an exact ndarray normalized_shape names; 0 if it names others, or is neither int nor

@@ -46,21 +46,21 @@ cdef object as_floats(str name, object value):
 
 cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept:
     """How many trailing dimensions normalized_shape names; 0 if they are not x's, or it is neither int nor tuple."""
-    cdef int ndim = cnp.PyArray_NDIM(x)
+    cdef int ndim = ndim_of(x)
     cdef Py_ssize_t count, i
     if ndim == 0:
         return 0
     if normalized_shape is None:
         return 1
     if PyLong_CheckExact(normalized_shape):
-        return is_size(normalized_shape, cnp.PyArray_DIMS(x)[ndim - 1])
+        return is_size(normalized_shape, shape_of(x)[ndim - 1])
     if not PyTuple_CheckExact(normalized_shape):
         return 0
     count = PyTuple_GET_SIZE(normalized_shape)
     if count == 0 or count > ndim:
         return 0
     for i in range(count):
-        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), cnp.PyArray_DIMS(x)[ndim - count + i]):
+        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), shape_of(x)[ndim - count + i]):
             return 0
     return <int> count
 

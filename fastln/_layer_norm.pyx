@@ -12,14 +12,20 @@ from fastln._arrays cimport (
     as_floats,
     as_parameter,
     check_out,
+    data_of,
     find_rows,
     has_shape,
     is_plain,
     is_plain_eps,
+    is_plain_out,
     may_share_rows,
+    nbytes_of,
+    ndim_of,
     normalized_ndim,
     plain_normalized_ndim,
     ranges_overlap,
+    shape_of,
+    type_of,
     with_rows,
 )
 from fastln._dispatch cimport (
@@ -101,8 +107,8 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
         return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, False)
     if out is None:
-        out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    plan.args.y = cnp.PyArray_DATA(out)
+        out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
+    plan.args.y = data_of(out)
     plan.args.mean = plan.args.rstd = NULL
     run(&plan, num_threads)
     return out
@@ -139,11 +145,11 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
         return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, True)
     if out is None:
-        out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+        out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
     mean, rstd = empty_stats(x, plan.ndim), empty_stats(x, plan.ndim)
-    plan.args.y = cnp.PyArray_DATA(out)
-    plan.args.mean = cnp.PyArray_DATA(mean)
-    plan.args.rstd = cnp.PyArray_DATA(rstd)
+    plan.args.y = data_of(out)
+    plan.args.mean = data_of(mean)
+    plan.args.rstd = data_of(rstd)
     run(&plan, num_threads)
     return out, mean, rstd
 
@@ -157,17 +163,17 @@ cdef bint plan_plain(
     cdef Py_ssize_t cols = 1, rows = 1
     if not cnp.PyArray_CheckExact(x):
         return False
-    type_num = cnp.PyArray_TYPE(x)
-    if type_num != cnp.NPY_FLOAT32 and type_num != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(x):
+    type_num = type_of(x)
+    if type_num != cnp.NPY_FLOAT32 and type_num != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x):
         return False
 
     ndim = plain_normalized_ndim(x, normalized_shape)
     if ndim == 0:
         return False
-    lead = cnp.PyArray_NDIM(x) - ndim
+    lead = ndim_of(x) - ndim
     for i in range(lead):
-        rows *= cnp.PyArray_DIMS(x)[i]
-    shape = cnp.PyArray_DIMS(x) + lead
+        rows *= shape_of(x)[i]
+    shape = shape_of(x) + lead
     for i in range(ndim):
         cols *= shape[i]
 
@@ -178,21 +184,20 @@ cdef bint plan_plain(
     if bias is not None and not (is_plain(bias, type_num) and has_shape(bias, ndim, shape)):
         return False
     if out is not None:
-        if not (is_plain(out, type_num) and cnp.PyArray_ISWRITEABLE(out)
-                and has_shape(out, lead + ndim, cnp.PyArray_DIMS(x))):
+        if not is_plain_out(out, type_num, lead + ndim, shape_of(x)):
             return False
-        if ranges_overlap(out, x) and cnp.PyArray_DATA(out) != cnp.PyArray_DATA(x):
+        if ranges_overlap(out, x) and data_of(out) != data_of(x):
             return False
         if weight is not None and ranges_overlap(out, weight) or bias is not None and ranges_overlap(out, bias):
             return False
 
-    plan.args.x = cnp.PyArray_DATA(x)
-    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
-    plan.args.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
+    plan.args.x = data_of(x)
+    plan.args.weight = NULL if weight is None else data_of(weight)
+    plan.args.bias = NULL if bias is None else data_of(bias)
     plan.args.x_stride = plan.args.y_stride = plan.args.cols = cols
     choose_kernels(plan, type_num)
     plan.rows = rows
-    plan.size = 2 * cnp.PyArray_NBYTES(x)
+    plan.size = 2 * nbytes_of(x)
     plan.ndim = ndim
     return True
 
@@ -209,11 +214,11 @@ cdef void choose_kernels(Plan* plan, int type_num) noexcept:
 
 cdef object empty_stats(object x, int ndim):
     cdef cnp.npy_intp shape[64]  # NumPy's largest number of dimensions
-    cdef int lead = cnp.PyArray_NDIM(x) - ndim
+    cdef int lead = ndim_of(x) - ndim
     cdef int i
     for i in range(lead + ndim):
-        shape[i] = cnp.PyArray_DIMS(x)[i] if i < lead else 1
-    return cnp.PyArray_EMPTY(lead + ndim, shape, cnp.PyArray_TYPE(x), 0)
+        shape[i] = shape_of(x)[i] if i < lead else 1
+    return cnp.PyArray_EMPTY(lead + ndim, shape, type_of(x), 0)
 
 
 cdef int run(Plan* plan, object num_threads) except -1:
@@ -317,11 +322,11 @@ cdef object convert_and_run(
     plan.args.x_stride = x_rows.stride
     plan.args.y_stride = y_rows.stride
     plan.args.cols = x_rows.cols
-    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
-    plan.args.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
-    plan.args.mean = NULL if mean is None else cnp.PyArray_DATA(mean)
-    plan.args.rstd = NULL if rstd is None else cnp.PyArray_DATA(rstd)
-    choose_kernels(&plan, cnp.PyArray_TYPE(x))
+    plan.args.weight = NULL if weight is None else data_of(weight)
+    plan.args.bias = NULL if bias is None else data_of(bias)
+    plan.args.mean = NULL if mean is None else data_of(mean)
+    plan.args.rstd = NULL if rstd is None else data_of(rstd)
+    choose_kernels(&plan, type_of(x))
     plan.rows = x_rows.rows
     plan.size = 2 * x.nbytes
     run(&plan, num_threads)

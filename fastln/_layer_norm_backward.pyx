@@ -12,13 +12,19 @@ from fastln._arrays cimport (
     as_parameter,
     as_shaped,
     check_out,
+    data_of,
     find_rows,
     has_shape,
     is_plain,
+    is_plain_out,
     may_share_rows,
+    nbytes_of,
+    ndim_of,
     normalized_ndim,
     plain_normalized_ndim,
     ranges_overlap,
+    shape_of,
+    type_of,
     with_rows,
 )
 from fastln._dispatch cimport (
@@ -143,8 +149,8 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     if mask & WANT_DX and plan_plain(&plan, dy, x, mean, rstd, weight, normalized_shape, out):
         dx = out
         if dx is None:
-            dx = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-        plan.args.dx = cnp.PyArray_DATA(dx)
+            dx = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
+        plan.args.dx = data_of(dx)
         dweight, dbias = empty_parameters(x, plan.ndim, mask)
         run(&plan, dweight, dbias, num_threads)
         return dx, dweight, dbias
@@ -160,14 +166,14 @@ cdef bint plan_plain(
     cdef Py_ssize_t cols = 1, rows = 1
     if not cnp.PyArray_CheckExact(x):
         return False
-    type_num = cnp.PyArray_TYPE(x)
+    type_num = type_of(x)
     if type_num != cnp.NPY_FLOAT32 and type_num != cnp.NPY_FLOAT64 or not is_plain(x, type_num):
         return False
     ndim = plain_normalized_ndim(x, normalized_shape)
     if ndim == 0:
         return False
-    lead = cnp.PyArray_NDIM(x) - ndim
-    shape = cnp.PyArray_DIMS(x)
+    lead = ndim_of(x) - ndim
+    shape = shape_of(x)
     for i in range(lead):
         rows *= shape[i]
     for i in range(lead, lead + ndim):
@@ -182,25 +188,25 @@ cdef bint plan_plain(
     if weight is not None and not (is_plain(weight, type_num) and has_shape(weight, ndim, shape + lead)):
         return False
     if out is not None:
-        if not (is_plain(out, type_num) and cnp.PyArray_ISWRITEABLE(out) and has_shape(out, lead + ndim, shape)):
+        if not is_plain_out(out, type_num, lead + ndim, shape):
             return False
-        if ranges_overlap(out, x) and cnp.PyArray_DATA(out) != cnp.PyArray_DATA(x):
+        if ranges_overlap(out, x) and data_of(out) != data_of(x):
             return False
-        if ranges_overlap(out, dy) and cnp.PyArray_DATA(out) != cnp.PyArray_DATA(dy):
+        if ranges_overlap(out, dy) and data_of(out) != data_of(dy):
             return False
         if ranges_overlap(out, mean) or ranges_overlap(out, rstd):
             return False
         if weight is not None and ranges_overlap(out, weight):
             return False
 
-    plan.args.dy = cnp.PyArray_DATA(dy)
-    plan.args.x = cnp.PyArray_DATA(x)
-    plan.args.mean = cnp.PyArray_DATA(mean)
-    plan.args.rstd = cnp.PyArray_DATA(rstd)
-    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
+    plan.args.dy = data_of(dy)
+    plan.args.x = data_of(x)
+    plan.args.mean = data_of(mean)
+    plan.args.rstd = data_of(rstd)
+    plan.args.weight = NULL if weight is None else data_of(weight)
     plan.args.dy_stride = plan.args.x_stride = plan.args.dx_stride = plan.args.cols = cols
     plan.rows = rows
-    plan.size = 3 * cnp.PyArray_NBYTES(x)
+    plan.size = 3 * nbytes_of(x)
     plan.ndim = ndim
     choose_kernel(plan, type_num)
     return True
@@ -209,10 +215,10 @@ cdef bint plan_plain(
 cdef bint is_stats(object a, int type_num, int lead, int ndim, const cnp.npy_intp* shape) noexcept:
     """Whether it is as layer_norm_forward returned it for an x of this shape."""
     cdef int i
-    if not (is_plain(a, type_num) and cnp.PyArray_NDIM(a) == lead + ndim):
+    if not (is_plain(a, type_num) and ndim_of(a) == lead + ndim):
         return False
     for i in range(lead + ndim):
-        if cnp.PyArray_DIMS(a)[i] != (shape[i] if i < lead else 1):
+        if shape_of(a)[i] != (shape[i] if i < lead else 1):
             return False
     return True
 
@@ -227,10 +233,10 @@ cdef void choose_kernel(Plan* plan, int type_num) noexcept:
 
 
 cdef tuple empty_parameters(object x, int ndim, int mask):
-    cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(x) + (cnp.PyArray_NDIM(x) - ndim)
+    cdef cnp.npy_intp* shape = shape_of(x) + (ndim_of(x) - ndim)
     return (
-        cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(x), 0) if mask & WANT_DWEIGHT else None,
-        cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(x), 0) if mask & WANT_DBIAS else None,
+        cnp.PyArray_EMPTY(ndim, shape, type_of(x), 0) if mask & WANT_DWEIGHT else None,
+        cnp.PyArray_EMPTY(ndim, shape, type_of(x), 0) if mask & WANT_DBIAS else None,
     )
 
 
@@ -277,13 +283,13 @@ cdef object convert_and_run(
 
     plan.args.dy, plan.args.dy_stride = dy_rows.data, dy_rows.stride
     plan.args.x, plan.args.x_stride = x_rows.data, x_rows.stride
-    plan.args.mean = cnp.PyArray_DATA(mean)
-    plan.args.rstd = cnp.PyArray_DATA(rstd)
-    plan.args.weight = NULL if weight is None else cnp.PyArray_DATA(weight)
+    plan.args.mean = data_of(mean)
+    plan.args.rstd = data_of(rstd)
+    plan.args.weight = NULL if weight is None else data_of(weight)
     plan.args.cols = x_rows.cols
     plan.rows = x_rows.rows
     plan.size = 3 * x.nbytes
-    choose_kernel(&plan, cnp.PyArray_TYPE(x))
+    choose_kernel(&plan, type_of(x))
     dweight, dbias = empty_parameters(x, ndim, mask)
     run(&plan, dweight, dbias, num_threads)
     if dx_buffer is not dx:
@@ -296,8 +302,8 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     """The kernel over all rows, and the totals of its chunks merged into dweight and dbias."""
     cdef Work work
     cdef double* totals = NULL
-    cdef void* dweight_to = NULL if dweight is None else cnp.PyArray_DATA(dweight)
-    cdef void* dbias_to = NULL if dbias is None else cnp.PyArray_DATA(dbias)
+    cdef void* dweight_to = NULL if dweight is None else data_of(dweight)
+    cdef void* dbias_to = NULL if dbias is None else data_of(dbias)
     cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
     cdef bint is_small = plan.size // PARALLEL_FACTOR < min_parallel_bytes
     cdef int count = 1 if is_small else threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
