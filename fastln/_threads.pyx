@@ -9,6 +9,8 @@ import contextvars
 import operator
 import os
 
+from cpython.pythread cimport PyThread_get_thread_ident
+
 cdef extern from *:
     """
     #ifdef _OPENMP
@@ -27,19 +29,16 @@ cdef extern from *:
     int omp_in_parallel() nogil
     double omp_get_wtime() nogil
 
-# Below this many bytes read and written, a call stays on the calling thread. From WAKING times as many on it gets
-# threads, in between only in a quick succession of such calls, since what a second thread costs depends on what it did
-# last: 1 us while it still spins after a parallel loop, as OpenMP's threads do for a millisecond or more; 30 to
-# 100 us where it sleeps; milliseconds where another pool spins on its core (13 calls of 0.4 MB between the matrix
+# Below this many bytes read and written, a call stays on the calling thread; from WAKING times as many on it gets
+# threads. In between it does if it makes up so many together with those before it, each of which began within
+# SUCCESSION_SECONDS after the one before. For what a second thread costs depends on what it did last: 1 us while it
+# still spins after a parallel loop, as OpenMP's threads do for a millisecond or more; 30 to 100 us where it sleeps;
+# milliseconds where another pool spins on its core, which ends the succession (13 calls of 0.4 MB between the matrix
 # products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one).
 # Measured: one thread takes 5 us for 256 KiB, 1.3 times as long as two that spin, and 1.8 times for 0.8 MB (128x768);
 # for 4 MiB it takes 87 us, as long as with a second one that sleeps.
 DEFAULT_MIN_PARALLEL_BYTES = 256 * 1024
 cdef Py_ssize_t WAKING = 16
-
-# A quick succession: so many calls, of which each began no later after the one before. A call that had to wait for its
-# second thread ends it.
-cdef int SUCCESSION_CALLS = 8
 cdef double SUCCESSION_SECONDS = 500e-6
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
@@ -50,8 +49,10 @@ cdef str _default_reason = ""
 cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
 # Whether the threads of the OpenMP runtime sleep as soon as they have nothing to do.
 cdef bint _sleepy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
-cdef double _last_call = 0
-cdef int _quick_calls = 0
+# The last call of middling size, and what its succession came to.
+cdef double _last_time = 0
+cdef unsigned long _last_thread = 0
+cdef Py_ssize_t _succession = 0
 cdef bint _ran_parallel = False
 cdef bint _forked_after_parallel = False
 
@@ -249,7 +250,7 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) exce
     global _ran_parallel
     if size < min_parallel_bytes or parts < 2 or omp_in_parallel():
         return 1
-    if size // WAKING < min_parallel_bytes and not in_quick_succession():
+    if size // WAKING < min_parallel_bytes and (_sleepy or bytes_in_succession(size) // WAKING < min_parallel_bytes):
         return 1
     cdef int count = <int>min(_limit(num_threads), parts)
     if count > 1:
@@ -257,13 +258,15 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) exce
     return count
 
 
-cdef bint in_quick_succession() noexcept:
-    """Whether the call that begins now is one of many that leave the second thread no time to fall asleep."""
-    global _last_call, _quick_calls
+cdef Py_ssize_t bytes_in_succession(Py_ssize_t size) noexcept:
+    """Bytes of the call that begins now and of those that it follows quickly, on the same thread."""
+    global _last_time, _last_thread, _succession
     cdef double now = omp_get_wtime()
-    _quick_calls = min(_quick_calls + 1, SUCCESSION_CALLS) if now - _last_call < SUCCESSION_SECONDS else 0
-    _last_call = now
-    return _quick_calls == SUCCESSION_CALLS and not _sleepy
+    cdef unsigned long thread = PyThread_get_thread_ident()
+    cdef bint follows = now - _last_time < SUCCESSION_SECONDS and thread == _last_thread
+    _succession = _succession + size if follows else size
+    _last_time, _last_thread = now, thread
+    return _succession
 
 
 def _after_fork_in_child():

@@ -227,7 +227,7 @@ print(tasks() - before)
 
 
 @linux
-def test_middling_work_gets_threads_in_quick_succession_only(openmp):
+def test_middling_work_gets_threads_in_succession_only(openmp):
     assert output_of(MIDDLING).split() == ["0", "1"]
 
 
