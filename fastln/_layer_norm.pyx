@@ -243,13 +243,16 @@ cdef int run(Plan* plan, object num_threads) except -1:
 
 @cython.cdivision(True)
 cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
-    """One block of whole rows to each thread. If rows are long, those left over are shared by all threads."""
-    cdef Py_ssize_t left_over = plan.rows % count if segments > 1 else 0
-    cdef Py_ssize_t rows = plan.rows - left_over
-    cdef Py_ssize_t block = (rows + count - 1) // count
-    cdef Py_ssize_t row
+    """One block of whole rows to each thread, or long rows shared by all threads where that leaves fewer of them idle."""
+    cdef Py_ssize_t left_over = plan.rows % count
+    cdef Py_ssize_t rows, block, row
     cdef double* sums = NULL
     cdef int i
+    # A row that is shared takes as long as the largest share of its segments; whole rows, in the worst block, one row.
+    if left_over * ((segments + count - 1) // count) >= segments:
+        left_over = 0
+    rows = plan.rows - left_over
+    block = (rows + count - 1) // count
     if left_over > 0:
         sums = <double*> malloc(segments * FLN_FORWARD_SUMS * sizeof(double))
         if sums == NULL:
@@ -259,7 +262,7 @@ cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
             for i in prange(count, num_threads=count, schedule="static", chunksize=1):
                 plan.kernel(&plan.args, min(i * block, rows), min(i * block + block, rows))
         for row in range(rows, plan.rows):
-            share_row(plan, row, segments, sums, min(count, <int>min(segments, 1 << 16)))
+            share_row(plan, row, segments, sums, count)
         free(sums)
     return 0
 
@@ -268,23 +271,28 @@ cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
 cdef int share_row(
     const Plan* plan, Py_ssize_t row, Py_ssize_t segments, double* sums, int count
 ) noexcept nogil:
-    """Each thread sums some segments of the row, and when all of them are there, normalizes the same ones."""
-    cdef Py_ssize_t segment
+    """Each thread sums some segments of the row, and when all of them are there, normalizes the same ones.
+
+    The team is as large as for whole rows, even if some get nothing: OpenMP would end threads that a smaller one leaves
+    out, and start them anew for the next call.
+    """
+    cdef Py_ssize_t segment, first, last
     cdef int i
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        for segment in range(i * segments // count, (i + 1) * segments // count):
+        for segment in range(first_segment(i, segments, count), first_segment(i + 1, segments, count)):
             plan.sums(&plan.args, row, segment, sums + segment * FLN_FORWARD_SUMS)
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        plan.columns(
-            &plan.args, row, sums, first_col(plan, i, segments, count), first_col(plan, i + 1, segments, count)
-        )
+        first = first_segment(i, segments, count) * FLN_FORWARD_SEGMENT_COLS
+        last = min(first_segment(i + 1, segments, count) * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
+        if first < last:
+            plan.columns(&plan.args, row, sums, first, last)
     return 0
 
 
 @cython.cdivision(True)
-cdef Py_ssize_t first_col(const Plan* plan, int i, Py_ssize_t segments, int count) noexcept nogil:
-    """Of the columns that thread i takes of a shared row; of the thread after the last one, their end."""
-    return min(i * segments // count * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
+cdef Py_ssize_t first_segment(int i, Py_ssize_t segments, int count) noexcept nogil:
+    """Of those that thread i takes of a shared row; of the thread after the last one, their number."""
+    return i * segments // count
 
 
 cdef object convert_and_run(

@@ -32,7 +32,7 @@ cdef extern from *:
 # Below this many bytes read and written, a call stays on the calling thread; from WAKING times as many on it gets
 # threads. In between it does if it makes up so many together with those before it, each of which began within
 # SUCCESSION_SECONDS after the one before. For what a second thread costs depends on what it did last: 1 us while it
-# still spins after a parallel loop, as OpenMP's threads do for a millisecond or more; 30 to 100 us where it sleeps;
+# still spins after a parallel loop, as OpenMP's threads mostly do for a millisecond or more; 30 to 100 us if it sleeps;
 # milliseconds where another pool spins on its core, which ends the succession (13 calls of 0.4 MB between the matrix
 # products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one).
 # Measured: one thread takes 5 us for 256 KiB, 1.3 times as long as two that spin, and 1.8 times for 0.8 MB (128x768);
@@ -49,7 +49,7 @@ cdef str _default_reason = ""
 cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
 # Whether the threads of the OpenMP runtime sleep as soon as they have nothing to do.
 cdef bint _sleepy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
-# The last call of middling size, and what its succession came to.
+# The last call that might have got threads, and what its succession came to.
 cdef double _last_time = 0
 cdef unsigned long _last_thread = 0
 cdef Py_ssize_t _succession = 0
@@ -250,11 +250,10 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) exce
     global _ran_parallel
     if size < min_parallel_bytes or parts < 2 or omp_in_parallel():
         return 1
-    if size // WAKING < min_parallel_bytes and (_sleepy or bytes_in_succession(size) // WAKING < min_parallel_bytes):
-        return 1
     cdef int count = <int>min(_limit(num_threads), parts)
-    if count > 1:
-        _ran_parallel = True
+    if count == 1 or (size if _sleepy else bytes_in_succession(size)) // WAKING < min_parallel_bytes:
+        return 1
+    _ran_parallel = True
     return count
 
 

@@ -1,7 +1,7 @@
 // The C ABI of the kernels: one table of function pointers per instruction set.
 //
-// A kernel does arithmetic on whole rows, on the calling thread. It allocates nothing, checks nothing and keeps no
-// state: the caller has checked every shape, dtype, alignment and overlap.
+// A kernel does arithmetic on rows, or on a part of their columns, on the calling thread. It allocates nothing, checks
+// nothing and keeps no state: the caller has checked every shape, dtype, alignment and overlap.
 #ifndef FASTLN_H
 #define FASTLN_H
 

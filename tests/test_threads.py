@@ -206,6 +206,22 @@ def test_small_work_stays_serial(setting, openmp):
     assert int(output_of(code + "team(lambda: fastln.layer_norm(x, num_threads=3))", **bound)) == 1
 
 
+@linux
+def test_sharing_a_row_of_few_segments_ends_no_threads(openmp):
+    code = (
+        TEAM
+        + r"""
+x = np.ones((9, 20_000), np.float32)  # the last row is shared, in two segments
+fastln.layer_norm(x, num_threads=8)
+team = set(os.listdir("/proc/self/task"))
+for _ in range(20):
+    fastln.layer_norm(x, num_threads=8)
+print(len(team) >= 8 and team == set(os.listdir("/proc/self/task")))
+"""
+    )
+    assert output_of(code, OPENBLAS_NUM_THREADS=1) == "True"
+
+
 MIDDLING = r"""
 import os, time
 import numpy as np

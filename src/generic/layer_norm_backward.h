@@ -206,10 +206,9 @@ struct WrittenCols {
 template <typename T>
 class WaitingParts {
  public:
-  // n columns, to be swept with those of dx at `place`.
-  template <bool STREAM>
-  FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t n) {
-    const ptrdiff_t head = head_cols<STREAM>(place, n), before = head > 0 ? LANES<T> - head : 0;
+  // Columns to be swept with those of dx at `place`, of which `head` come before the first whole line.
+  FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t head) {
+    const ptrdiff_t before = head > 0 ? LANES<T> - head : 0;
     return {weight, at_phase(room[0], place, PAGE / 4) + before, at_phase(room[1], place, PAGE / 2) + before};
   }
 
@@ -368,7 +367,7 @@ struct LayerNormBackward {
       rows[q] = written_row(block, r + q, terms, i);
       if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->place(rows[q].dx, n);
     }
-    const ptrdiff_t head = HOW == Stores::STAGED ? 0 : head_cols<STREAM>(place(block + r, i), n);
+    const ptrdiff_t head = head_of<HOW>(place(block + r, i), n);
     if (head > 0) write_head<ROWS, FIRST, HOW>(rows, to, head, exit);
     ptrdiff_t k = head;
     for (; k + LANES<T> <= n; k += LANES<T>) {
@@ -380,6 +379,11 @@ struct LayerNormBackward {
       write_end<ROWS, FIRST, HOW>(rows, to, k, n, exit);
     }
     if constexpr (HOW == Stores::STAGED) exit->leave();
+  }
+
+  template <Stores HOW>
+  static FLN_INLINE ptrdiff_t head_of(const T* to, ptrdiff_t n) {
+    return HOW == Stores::STAGED ? 0 : head_cols<HOW == Stores::STREAMED>(to, n);
   }
 
   // The columns before the first whole line, and those after the last one.
@@ -416,8 +420,7 @@ struct LayerNormBackward {
 
   template <Stores HOW>
   FLN_INLINE WrittenCols<T> written_cols(WaitingParts<T>& parts, ptrdiff_t block, ptrdiff_t i, ptrdiff_t n) const {
-    const T* const w = WEIGHT ? weight + i : nullptr;
-    return parts.template cols<HOW == Stores::STREAMED>(w, place(block, i), n);
+    return parts.cols(WEIGHT ? weight + i : nullptr, place(block, i), head_of<HOW>(place(block, i), n));
   }
 
   // Rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded once for two rows.
@@ -593,7 +596,7 @@ struct LayerNormBackward {
   FLN_INLINE Stores stores(const fln_layer_norm_backward_part& part) const {
     const bool one_piece = args.dx_stride == cols && args.x_stride == cols && args.dy_stride == cols;
     if (!args.stream || !one_piece || cols <= SHORT_VECS * LANES<T>) return Stores::CACHED;
-    if (cols % LANES<T> == 0) return can_stream(dx(part.first_row), cols) ? Stores::STREAMED : Stores::CACHED;
+    if (cols % LANES<T> == 0) return Stores::STREAMED;
     return in_one && !part.terms ? Stores::STAGED : Stores::CACHED;
   }
 
