@@ -243,7 +243,7 @@ cdef int run(Plan* plan, object num_threads) except -1:
 
 @cython.cdivision(True)
 cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
-    """One block of whole rows to each thread, or long rows shared by all threads where that leaves fewer of them idle."""
+    """One block of whole rows to each thread; long rows left over are shared by all where that leaves fewer idle."""
     cdef Py_ssize_t left_over = plan.rows % count
     cdef Py_ssize_t rows, block, row
     cdef double* sums = NULL
