@@ -1,0 +1,23 @@
+"""The bits of every operation and dtype are those that golden.json holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from golden import COLUMNS, STORED, checksums, find_results, make_calls
+
+
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_the_bits_are_the_stored_ones(operation, dtype, isa):
+    stored = json.loads(STORED.read_text())[COLUMNS[isa]]
+    calls = [call for call in make_calls() if (call.operation, call.dtype) == (operation, dtype.name)]
+    assert len(calls) >= 40
+    changed = [call.name for call in calls if checksums(find_results(call)) != stored[call.name]]
+    assert not changed, f"other bits than stored: {changed} (if that is meant, see golden.py)"
+
+
+def test_every_stored_checksum_is_of_a_call():
+    names = {call.name for call in make_calls()}
+    for column, stored in json.loads(STORED.read_text()).items():
+        assert set(stored) == names, column
