@@ -1,4 +1,4 @@
-"""The NEON kernels, cross-compiled and run under emulation, give the bits of AVX2."""
+"""The kernels for NEON and AVX-512, run under emulation, give the bits of AVX2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,52 +25,81 @@ from reference import (
 import fastln
 from fastln import _dispatch
 
-COMPILER = "aarch64-linux-gnu-g++"
-EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
-INSTALL = "apt-get install g++-aarch64-linux-gnu qemu-user-static"
-SOURCES = Path(__file__).resolve().parents[1] / "src"
-FMA_ISAS = ("avx512", "avx2")
+TESTS = Path(__file__).resolve().parent
+SOURCES = TESTS.parent / "src"
 ROWS = 6  # a group of four, and two on their own
 
+pytestmark = pytest.mark.skipif("avx2" not in fastln.available_isas(), reason="no avx2 here to compare with")
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """The command that runs the driver."""
-    emulator = next(filter(shutil.which, EMULATORS), None)
-    if not (shutil.which(COMPILER) and emulator):
-        pytest.skip(f"needs a cross compiler and an emulator: {INSTALL}")
-    if not SOURCES.is_dir():
-        pytest.skip("run from a copy of the tests: the sources are not beside it")
-    program = tmp_path_factory.mktemp("neon") / "driver"
-    # The flags of this build that decide about arithmetic. How hard the compiler optimizes does not: -O1 takes half as
-    # long as -O3.
+
+class Emulation(NamedTuple):
+    """How the kernels of one ISA are built and run on a machine with AVX2."""
+
+    compilers: tuple[str, ...]  # the first that is there is taken
+    source: Path
+    flags: tuple[str, ...]
+    header: str  # what the source needs beside the compiler
+    emulators: tuple[str, ...]  # as the compilers; none where the program runs by itself
+    install: str
+
+
+EMULATIONS = {
+    # Runs where there is AVX-512 too: there it tells whether the emulation is true.
+    "avx512": Emulation(
+        compilers=("c++", "g++", "clang++"),
+        source=TESTS / "avx512_on_simde.cpp",
+        flags=("-mavx2", "-mfma", "-mf16c", "-mbmi2", "-Wno-psabi"),
+        header="simde/x86/avx512.h",
+        emulators=(),
+        install="apt-get install libsimde-dev",
+    ),
+    "neon": Emulation(
+        compilers=("aarch64-linux-gnu-g++",),
+        source=SOURCES / "target_neon.cpp",
+        flags=("-static",),
+        header="arm_neon.h",
+        emulators=("qemu-aarch64-static", "qemu-aarch64"),
+        install="apt-get install g++-aarch64-linux-gnu qemu-user-static",
+    ),
+}
+
+
+def find_program(names):
+    """The first of the programs that is installed, or None."""
+    return next(filter(shutil.which, names), None)
+
+
+def has_header(compiler, header):
+    """Whether the compiler finds the header."""
+    probe = f"#include <{header}>\n".encode()
+    command = [compiler, "-E", "-x", "c++", "-"]
+    return subprocess.run(command, input=probe, capture_output=True, check=False).returncode == 0
+
+
+def build_driver(isa, compiler, emulation, program):
+    """Compile isa_driver.cpp with the kernels."""
+    # The flags of this build that decide about arithmetic. How hard the compiler optimizes does not, and it takes a
+    # tenth of the time where it neither optimizes nor inlines.
     flags = [flag for flag in _dispatch.build_info()["flags"].split() if flag.startswith(("-std", "-ff", "-fno"))]
-    sources = [Path(__file__).with_name("neon_driver.cpp"), SOURCES / "target_neon.cpp"]
-    command = [
-        COMPILER,
-        *flags,
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-static",
-        f"-I{SOURCES}",
-        *sources,
-        "-o",
-        program,
-    ]
+    flags += ["-O0", "-DFLN_INLINE=inline", *emulation.flags, f"-DKERNELS=fln_kernels_{isa}", f"-I{SOURCES}"]
+    flags += ["-Wall", "-Wextra", "-Werror"]
+    command = [compiler, *flags, TESTS / "isa_driver.cpp", emulation.source, "-o", program]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    return [emulator, program]
 
 
-@pytest.fixture(scope="module")
-def fma_isa():
-    """An ISA with fused multiply-add that runs here."""
-    isa = next((name for name in FMA_ISAS if name in fastln.available_isas()), None)
-    if isa is None:
-        pytest.skip("neither avx512 nor avx2 is available here to compare with")
-    return isa
+@pytest.fixture(scope="module", params=EMULATIONS)
+def driver(request, tmp_path_factory):
+    """The command that runs the driver."""
+    emulation = EMULATIONS[request.param]
+    compiler, emulator = find_program(emulation.compilers), find_program(emulation.emulators)
+    if not compiler or not has_header(compiler, emulation.header) or (emulation.emulators and not emulator):
+        pytest.skip(f"{request.param} cannot be emulated here: {emulation.install}")
+    if not SOURCES.is_dir():
+        pytest.skip("run from a copy of the tests: the sources are not beside it")
+    program = tmp_path_factory.mktemp(request.param) / "driver"
+    build_driver(request.param, compiler, emulation, program)
+    return [emulator, program] if emulator else [program]
 
 
 FORWARD, BACKWARD = range(2)
@@ -100,10 +130,10 @@ def make_backward_case(label, rows, cols, dtype, weighted):
 
 
 @pytest.fixture
-def use_fma(fma_isa):
-    """Let fastln compute with fused multiply-add during the test."""
+def use_avx2():
+    """Let fastln compute with AVX2 during the test."""
     previous = fastln.get_isa()
-    fastln.set_isa(fma_isa)
+    fastln.set_isa("avx2")
     yield
     fastln.set_isa(previous)
 
@@ -124,7 +154,7 @@ def assert_driver_agrees(driver, dtype, function, cases):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_neon_gives_the_same_bits(driver, use_fma, dtype):
+def test_emulated_kernels_give_the_same_bits(driver, use_avx2, dtype):
     # Combinations take turns over the widths and regimes: each is met at many of both.
     turns = itertools.cycle(COMBINATIONS)
     cols = (*EDGE_COLS, 512, 513, 4096, 10_000)
@@ -134,7 +164,7 @@ def test_neon_gives_the_same_bits(driver, use_fma, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_neon_gives_the_same_gradients(driver, use_fma, dtype):
+def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, dtype):
     turns = itertools.cycle((True, False))
     rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33))  # in one chunk: how chunks are merged is not the kernels' matter
     cases = [

@@ -1,5 +1,6 @@
-// Runs the NEON kernels on cases from standard input and writes the results to standard output, without Python:
-// test_neon.py builds it with a cross compiler, runs it under emulation and compares bits with another ISA.
+// Runs the kernels of one ISA (the table KERNELS) on cases from standard input and writes the results to standard
+// output, without Python: test_emulated.py builds it with kernels that this machine does not run, runs it under
+// emulation and compares bits with AVX2.
 //
 // A case is 7 numbers (int64: operation, size of an element, rows, cols, has weight, has bias; double: eps), then
 //   operation 0, forward:   x, weight, bias; its result is y, mean, rstd.
@@ -11,7 +12,7 @@
 
 #include "fastln.h"
 
-extern "C" const fln_kernels fln_kernels_neon;
+extern "C" const fln_kernels KERNELS;
 
 namespace {
 
@@ -149,7 +150,7 @@ bool backward(const Header& header, fln_layer_norm_backward kernel, fln_layer_no
 }  // namespace
 
 int main() {
-  const fln_kernels& kernels = fln_kernels_neon;
+  const fln_kernels& kernels = KERNELS;
   Header header;
   while (std::fread(&header, sizeof header, 1, stdin) == 1) {
     const bool is_float = header.element == sizeof(float);

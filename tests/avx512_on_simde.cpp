@@ -1,0 +1,110 @@
+// The AVX-512 kernels for a CPU that has AVX2 and FMA only: src/target_avx512.cpp, its intrinsics replaced by those of
+// SIMDe (https://github.com/simd-everywhere/simde). test_emulated.py builds it with isa_driver.cpp and compares bits.
+//
+// Built with -mavx2 -mfma, SIMDe makes two 256-bit instructions of each operation, so fma is rounded once.
+#include <cstdint>
+#include <cstring>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+#include "target.h"
+
+static_assert(SIMDE_NATURAL_VECTOR_SIZE == 256, "build with -mavx2 -mfma and without AVX-512");
+
+// What SIMDe 0.7.4 lacks, lane by lane. A kernel that uses an intrinsic that is not here either does not compile
+// ("target specific option mismatch"): the compiler's own needs a CPU with AVX-512.
+namespace emulated {
+
+template <typename V, typename T>
+V load(V fill, unsigned mask, const T* p) {
+  for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i)
+    if (mask >> i & 1) fill[i] = p[i];
+  return fill;
+}
+
+template <typename V, typename T>
+void store(T* p, unsigned mask, V a) {
+  for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i)
+    if (mask >> i & 1) p[i] = a[i];
+}
+
+// Traps where the instruction does, at an address that is not a multiple of 64.
+template <typename V, typename T>
+void stream(T* p, V a) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof a) __builtin_trap();
+  std::memcpy(p, &a, sizeof a);
+}
+
+// Two blocks of 128 bits from a, then two from b.
+template <typename V>
+V shuffle_blocks(V a, V b, unsigned select) {
+  V blocks;
+  for (unsigned i = 0; i < 4; ++i) {
+    const V& source = i < 2 ? a : b;
+    std::memcpy(reinterpret_cast<char*>(&blocks) + 16 * i,
+                reinterpret_cast<const char*>(&source) + 16 * (select >> 2 * i & 3), 16);
+  }
+  return blocks;
+}
+
+// In each pair of lanes, one of a, then one of b.
+inline __m512d shuffle_pairs(__m512d a, __m512d b, unsigned select) {
+  __m512d pairs = a;
+  for (unsigned i = 0; i < 8; ++i) pairs[i] = (i & 1 ? b : a)[(i & ~1u) + (select >> i & 1)];
+  return pairs;
+}
+
+inline __m256 upper_half(__m512 a) {
+  __m256 half;
+  std::memcpy(&half, reinterpret_cast<const char*>(&a) + sizeof half, sizeof half);
+  return half;
+}
+
+inline __m512d widen(__m256 a) {
+  __m512d wide = _mm512_setzero_pd();
+  for (unsigned i = 0; i < 8; ++i) wide[i] = static_cast<double>(a[i]);
+  return wide;
+}
+
+inline __m256 narrow(__m512d a) {
+  __m256 narrowed = _mm256_setzero_ps();
+  for (unsigned i = 0; i < 8; ++i) narrowed[i] = static_cast<float>(a[i]);
+  return narrowed;
+}
+
+}  // namespace emulated
+
+#undef _mm512_mask_loadu_ps
+#undef _mm512_mask_loadu_pd
+#undef _mm512_mask_storeu_ps
+#undef _mm512_mask_storeu_pd
+#undef _mm512_stream_ps
+#undef _mm512_stream_pd
+#undef _mm512_shuffle_f32x4
+#undef _mm512_shuffle_f64x2
+#undef _mm512_shuffle_pd
+#undef _mm512_permute_pd
+#undef _mm512_extractf32x8_ps
+#undef _mm512_cvtps_pd
+#undef _mm512_cvtpd_ps
+#define _mm512_mask_loadu_ps(fill, mask, p) emulated::load(fill, mask, p)
+#define _mm512_mask_loadu_pd(fill, mask, p) emulated::load(fill, mask, p)
+#define _mm512_mask_storeu_ps(p, mask, a) emulated::store(p, mask, a)
+#define _mm512_mask_storeu_pd(p, mask, a) emulated::store(p, mask, a)
+#define _mm512_stream_ps(p, a) emulated::stream(p, a)
+#define _mm512_stream_pd(p, a) emulated::stream(p, a)
+#define _mm512_shuffle_f32x4(a, b, select) emulated::shuffle_blocks(a, b, select)
+#define _mm512_shuffle_f64x2(a, b, select) emulated::shuffle_blocks(a, b, select)
+#define _mm512_shuffle_pd(a, b, select) emulated::shuffle_pairs(a, b, select)
+#define _mm512_permute_pd(a, select) emulated::shuffle_pairs(a, a, select)
+#define _mm512_extractf32x8_ps(a, half) ((half) ? emulated::upper_half(a) : _mm512_castps512_ps256(a))
+#define _mm512_cvtps_pd(a) emulated::widen(a)
+#define _mm512_cvtpd_ps(a) emulated::narrow(a)
+
+// The kernels without the features that this CPU may not have.
+#undef FLN_TARGET_BEGIN
+#undef FLN_TARGET_END
+#define FLN_TARGET_BEGIN(features)
+#define FLN_TARGET_END
+#include "target_avx512.cpp"
