@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Read when an OpenMP runtime is loaded, so before any import below. Threads of GCC's runtime spin for about 10 ms
-# after their work, which takes CPUs from the next contender; with this they do for about 1 ms (measured: 33 ns a
-# count), which still spans the time between two calls of a batch. The same for all who use it: fastln, PyTorch, numba.
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+from . import SPIN_COUNT
 
-from .cells import DTYPES, OPERATIONS, Cell
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+from .cells import DTYPES, LINE_OFFSET, NUMPY_OFFSET, OFFSETS, OPERATIONS, Cell
 from .contenders import select
 from .measure import Effort
 from .shapes import QUICK, STANDARD, parse_shape
@@ -27,7 +26,7 @@ DEFAULT_FOLDER = Path("build/benchmarks")
 EFFORTS = {
     "quick": Effort(rounds=30, cold_rounds=6, seconds=1.0, cold_seconds=0.5, total_seconds=85),
     "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=600),
-    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=1200),
+    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=2280),
 }
 NO_LIMIT = 1e6  # seconds
 
@@ -35,11 +34,12 @@ EPILOG = """\
 examples:
   python -m benchmarks run --quick                               five shapes, float32: under two minutes
   python -m benchmarks run                                       the standard grid, float32
-  python -m benchmarks run --full --out build/full               the standard grid, float32 and float64
+  python -m benchmarks run --full --out build/full               the standard grid, float32 and float64, both places
   python -m benchmarks run --shapes bert-base@128 4096x1024      these shapes, float32
   python -m benchmarks run --peers numpy pytorch --threads 1
   python -m benchmarks compare before after                      exits 1 if anything got slower
   python -m benchmarks report build/full --into BENCHMARKS.md    tables and pictures again, also into a document
+  python -m benchmarks report build/full --excerpt               what README quotes, in Markdown
 """
 
 
@@ -80,6 +80,16 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_offset(text: str) -> int:
+    """Where arrays begin in a cache line."""
+    return int(parse_word(*map(str, OFFSETS))(text))
+
+
+def parse_milliseconds(text: str) -> float:
+    """A whole number of milliseconds above 0, in seconds."""
+    return parse_count(text) / 1000
+
+
 def parse_word(*words: str) -> Callable[[str], str]:
     """One of these words."""
 
@@ -110,13 +120,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     run = commands.add_parser("run", help="time contenders; write results.json, results.md and pictures")
     effort = run.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="five shapes, float32: under two minutes")
-    effort.add_argument("--full", action="store_true", help="all dtypes and more rounds: about 20 minutes")
+    effort.add_argument("--full", action="store_true", help="all dtypes, arrays on cache lines too: about 45 minutes")
     add = run.add_argument
     add("--operations", type=argument(parse_word(*OPERATIONS)), nargs="+", metavar="OP", default=OPERATIONS)
     add("--shapes", type=argument(parse_shape), nargs="+", metavar="SHAPE", help="ROWSxCOLS or MODEL[@[BATCHx]TOKENS]")
     add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help="float32, float64")
+    add("--offsets", type=argument(parse_offset), nargs="+", metavar="N", help="bytes into a cache line: 16 0")
     add("--threads", type=argument(parse_threads), nargs="+", metavar="N", help="counts or all (default: 1 all)")
     add("--peers", type=argument(parse_peer), nargs="*", metavar="PEER", help="(default: all that are installed)")
+    add("--pauses", type=argument(parse_milliseconds), nargs="*", metavar="MS", help="time calls after such pauses")
     add("--rounds", type=argument(parse_count), metavar="N", help="rounds in each of three visits to a cell")
     add("--seed", type=argument(parse_count), default=1, metavar="N", help="of inputs and orders (default: 1)")
     add("--out", type=Path, metavar="FOLDER", default=DEFAULT_FOLDER, help="(default: %(default)s)")
@@ -128,12 +140,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
     report = commands.add_parser("report", help="write tables and pictures of results again")
     report.add_argument("results", type=Path, metavar="RESULTS", help="results.json or its folder")
+    report.add_argument("--excerpt", action="store_true", help="only print what README quotes, in Markdown")
     report.add_argument("--into", type=Path, metavar="DOCUMENT", help="put them between the markers of a document")
     return parser.parse_args(argv)
 
 
 def make_plan(args: argparse.Namespace):
-    """The cells, contenders and effort that the arguments ask for."""
+    """The cells, contenders, effort and pauses that the arguments ask for."""
     from .run import Plan
 
     name = "quick" if args.quick else "full" if args.full else "standard"
@@ -144,13 +157,34 @@ def make_plan(args: argparse.Namespace):
     dtypes = args.dtypes or (DTYPES if args.full else DTYPES[:1])
     threads = args.threads or (1, available_cpus())
     cells = dict.fromkeys(
-        Cell(operation, *shape, dtype, count)
+        Cell(operation, *shape, dtype, count, offset)
         for count in sorted(threads)
+        for offset in args.offsets or (OFFSETS if args.full else (NUMPY_OFFSET,))
         for operation in args.operations
         for dtype in dtypes
         for shape in shapes
+        if args.offsets or is_standard(dtype, count, offset)
     )
-    return Plan(list(cells), select(args.peers), effort, args.seed)
+    return Plan(list(cells), select(args.peers), effort, args.seed, choose_pauses(args, name, shapes))
+
+
+def is_standard(dtype: str, threads: int, offset: int) -> bool:
+    """Whether such cells are in the standard grid: on cache lines a second look at float32 on one thread is enough."""
+    return offset != LINE_OFFSET or (dtype, threads) == ("float32", 1)
+
+
+def choose_pauses(args: argparse.Namespace, name: str, shapes: Sequence[tuple[int, int]]):
+    """Those of the grid; where a part of the grid is asked for, those that are asked for too."""
+    from .pauses import PAUSES, REPEATS, Pause
+
+    if args.pauses is None:
+        return [] if args.shapes or args.rounds or args.operations != OPERATIONS else PAUSES[name]
+    return [
+        Pause(operation, *shape, seconds, args.rounds or REPEATS)
+        for operation in args.operations
+        for shape in shapes
+        for seconds in args.pauses
+    ]
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -159,7 +193,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from . import machine
     from .progress import Progress
-    from .results import FILE, load
+    from .results import FILE, load_with_times
     from .run import execute, new_results
     from .table import make_console, print_results
 
@@ -169,7 +203,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     console = make_console()
     results = new_results(plan, machine.command_line([a for a in argv if a != "--resume"]))
     if args.resume and (args.out / FILE).exists():
-        previous = load(args.out)
+        previous = load_with_times(args.out)
         if previous.settings != results.settings:
             raise InputError(f"--resume must be with the settings of the run in {args.out}, got others")
         results = previous
@@ -228,11 +262,15 @@ def compare(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write results.md and pictures beside results.json, and fill a document."""
+    from .excerpt import to_excerpt
     from .markdown import MarkersError, fill, to_markdown
     from .results import load
     from .table import make_console, print_results
 
     results = load(args.results)
+    if args.excerpt:
+        print(to_excerpt(results))
+        return 0
     folder = args.results if args.results.is_dir() else args.results.parent
     print_results(results, make_console())
     write_report(results, folder)

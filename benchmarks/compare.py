@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from .contenders import SUBJECT, VARIANT
-from .intervals import FASTER, SLOWER, Ratio, change, paired_ratio
+from .intervals import FASTER, SLOWER, Ratio, change, mean_ratio
 from .report import Table
-from .results import CACHES, CellResult, Results
+from .results import CACHES, CellResult, Results, Timing
 from .units import speed_up
 
 
@@ -28,7 +26,7 @@ def compare(before: Results, after: Results) -> list[Change]:
     """The changes in all cells that both runs have.
 
     The machine may have been faster in one of the runs, so what is compared is not fastln's time but its ratio to the
-    others that are in both runs: the geometric mean of their times in each round. Only where there are none it is time.
+    others that are in both runs: the geometric mean of its speed-ups over them. Only where there are none it is time.
     """
     return [_change(*both) for both in _in_both(before, after)]
 
@@ -44,27 +42,26 @@ def _in_both(before: Results, after: Results) -> Iterator[tuple[CellResult, Cell
 
 def _change(old: CellResult, new: CellResult, cache: str) -> Change:
     common = [name for name in old.entries if _is_control(old, name, cache) and _is_control(new, name, cache)]
-    ratios = [paired_ratio(_control(result, common, cache), _subject(result, cache)) for result in (old, new)]
+    ratios = [_speed_up(result, common, cache) for result in (old, new)]
     return Change(str(old.cell), cache, change(*ratios), ", ".join(common) or "its time alone")
-
-
-def _subject(result: CellResult, cache: str) -> np.ndarray:
-    return result.entries[result.named(SUBJECT)[0]].times(cache)
 
 
 def _is_control(result: CellResult, name: str, cache: str) -> bool:
     """A contender that is not fastln and took part in every round of fastln's."""
     entry = result.entries.get(name)
-    if entry is None or entry.kind in (SUBJECT, VARIANT):
+    if entry is None or entry.kind in (SUBJECT, VARIANT) or entry.timing(cache) is None:
         return False
-    times, own = entry.times(cache), _subject(result, cache)
-    return times.shape == own.shape and bool(np.isfinite(times[np.isfinite(own)]).all())
+    return entry.timing(cache).rounds == _own(result, cache).rounds
 
 
-def _control(result: CellResult, names: list[str], cache: str) -> np.ndarray:
-    if not names:
-        return np.ones_like(_subject(result, cache))
-    return np.exp(np.mean([np.log(result.entries[name].times(cache)) for name in names], axis=0))
+def _speed_up(result: CellResult, over: list[str], cache: str) -> Ratio:
+    if not over:
+        return _own(result, cache).seconds.inverse
+    return mean_ratio(result.speed_up(name, cache) for name in over)
+
+
+def _own(result: CellResult, cache: str) -> Timing:
+    return result.entries[result.named(SUBJECT)[0]].timing(cache)
 
 
 def contradictions(before: Results, after: Results) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as in __main__.py
+from . import SPIN_COUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 import fastln
 
@@ -54,7 +56,7 @@ def run_cell(benchmark, contender, shape, dtype, threads):
             if refusal.error is not None and not contender.needs:
                 raise
             pytest.skip(f"{contender.name}: {refusal}")
-        benchmark.group = f"{operation} {cell.shape} {dtype} {threads} thread{'' if threads == 1 else 's'}"
+        benchmark.group = str(cell)
         benchmark(prepared.call)
         benchmark.extra_info.update(
             contender=contender.name,

@@ -8,15 +8,20 @@ import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .cells import BACKWARD, FORWARD, OPERATIONS, Arrays, Prepared
+from .cells import BACKWARD, DTYPES, FORWARD, NUMPY_OFFSET, OFFSETS, OPERATIONS, Arrays, Prepared
 from .errors import Exact, OutputsError, largest_error
 
 SUBJECT, VARIANT, PEER, FLOOR = "subject", "variant", "peer", "floor"
+# A library that is called from C++ alone: shown beside the floor, and no peer, for no Python user reaches it.
+NATIVE = "native"
 
 # Generous: ten bits worse than a perfect result. What computes in fewer bits than it was given is beyond.
 LARGEST_ERROR = 1000.0
 
 NO_BACKWARD = "has no backward pass"
+FLOAT32_ONLY = "computes in float32 only"
+# Of those who are slow to prepare, or are never the fastest: cells with arrays on cache lines are a second look.
+NUMPY_OFFSET_ONLY = "is timed on arrays as NumPy places them only"
 
 
 class RefusedError(Exception):
@@ -36,15 +41,18 @@ class Contender:
     name : str
         As shown.
     kind : str
-        The subject (fastln with `out=`), a variant of it, a peer, or the floor.
+        The subject (fastln with `out=`), a variant of it, a peer, the floor, or native.
     module : str
-        Of `benchmarks.peers`, or any module in full: has `set_threads` and the functions below.
+        Of `benchmarks.peers`, or any module in full: has `set_threads` and the functions below. That of a native
+        contender has `missing` and `versions` too, and can be imported even where the library is not installed.
     functions : dict
         Operation -> name of a function that makes a `Prepared` of `Arrays`.
     needs : tuple of str
         Distributions to install, which are also the modules to import.
     refuses : dict
         Operation or dtype -> why it cannot be done.
+    offsets : tuple of int
+        Where the arrays begin, of cells in which it is timed.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Contender:
     functions: dict[str, str] = field(default_factory=lambda: {FORWARD: "forward", BACKWARD: "backward"})
     needs: tuple[str, ...] = ()
     refuses: dict[str, str] = field(default_factory=dict)
+    offsets: tuple[int, ...] = OFFSETS
 
     @property
     def key(self) -> str:
@@ -61,11 +70,15 @@ class Contender:
 
     def missing(self) -> str | None:
         """What has to be installed before this can run, or None."""
+        if self.kind == NATIVE:
+            return self._resolve("missing")()
         names = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"not installed: pip install {' '.join(names)}" if names else None
 
     def versions(self) -> dict[str, str]:
         """The versions of what it needs."""
+        if self.kind == NATIVE:
+            return self._resolve("versions")()
         return {name: importlib.metadata.version(name) for name in self.needs}
 
     def set_threads(self, threads: int) -> None:
@@ -79,6 +92,8 @@ class Contender:
                 raise RefusedError(self.refuses[word])
         if reason := self.missing():
             raise RefusedError(reason)
+        if arrays.offset not in self.offsets:
+            raise RefusedError(NUMPY_OFFSET_ONLY)
         return self._resolve(self.functions[operation])(arrays)
 
     def prepare_checked(self, operation: str, arrays: Arrays, exact: Exact) -> tuple[Prepared, float | None]:
@@ -122,6 +137,7 @@ CONTENDERS = (
         VARIANT,
         "fastln_calls",
         functions={operation: f"{operation}_allocating" for operation in OPERATIONS},
+        offsets=(NUMPY_OFFSET,),
     ),
     Contender(
         "NumPy",
@@ -129,6 +145,7 @@ CONTENDERS = (
         "numpy_formulas",
         functions={operation: f"{operation}_as_written" for operation in OPERATIONS},
         needs=("numpy",),
+        offsets=(NUMPY_OFFSET,),
     ),
     Contender(
         "NumPy at best",
@@ -136,6 +153,7 @@ CONTENDERS = (
         "numpy_formulas",
         functions={operation: f"{operation}_at_best" for operation in OPERATIONS},
         needs=("numpy",),
+        offsets=(NUMPY_OFFSET,),
     ),
     Contender("PyTorch", PEER, "pytorch", needs=("torch",)),
     Contender(
@@ -144,26 +162,42 @@ CONTENDERS = (
         "pytorch",
         functions={operation: f"{operation}_compiled" for operation in OPERATIONS},
         needs=("torch",),
+        offsets=(NUMPY_OFFSET,),
     ),
-    Contender("ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), refuses={BACKWARD: NO_BACKWARD}),
-    Contender("OpenVINO", PEER, "openvino_model", needs=("openvino",), refuses={BACKWARD: NO_BACKWARD}),
-    Contender("JAX", PEER, "jax_jit", needs=("jax",)),
+    Contender(
+        "ONNX Runtime",
+        PEER,
+        "onnx_runtime",
+        needs=("onnxruntime", "onnx"),
+        refuses={BACKWARD: NO_BACKWARD},
+        offsets=(NUMPY_OFFSET,),
+    ),
+    Contender(
+        "OpenVINO",
+        PEER,
+        "openvino_model",
+        needs=("openvino",),
+        refuses={BACKWARD: NO_BACKWARD},
+        offsets=(NUMPY_OFFSET,),
+    ),
+    Contender("JAX", PEER, "jax_jit", needs=("jax",), offsets=(NUMPY_OFFSET,)),
     Contender("numba", PEER, "numba_loops", needs=("numba",)),
+    Contender("oneDNN", NATIVE, "onednn", refuses={dtype: FLOAT32_ONLY for dtype in DTYPES if dtype != "float32"}),
 )
 
 
 def select(keys: Sequence[str] | None, contenders: Sequence[Contender] = CONTENDERS) -> list[Contender]:
-    """All contenders, or fastln, the floor and the peers with these keys.
+    """All contenders, or fastln, the copy and the libraries with these keys.
 
     Raises
     ------
     ValueError
-        If a key is of no peer.
+        If a key is of no library.
     """
     if keys is None:
         return list(contenders)
-    peers = {contender.key: contender for contender in contenders if contender.kind == PEER}
+    chosen = [contender.key for contender in contenders if contender.kind in (PEER, NATIVE)]
     for key in keys:
-        if key not in peers:
-            raise ValueError(f"must be of {', '.join(peers)}, got {key!r}")
-    return [contender for contender in contenders if contender.kind != PEER or contender.key in keys]
+        if key not in chosen:
+            raise ValueError(f"must be of {', '.join(chosen)}, got {key!r}")
+    return [contender for contender in contenders if contender.key not in chosen or contender.key in keys]

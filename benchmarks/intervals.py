@@ -33,6 +33,11 @@ class Ratio(NamedTuple):
         """What the ratio allows to say of the denominator; no win and no loss where the interval spans 1."""
         return FASTER if self.low > 1 else SLOWER if self.high < 1 else EVEN
 
+    @property
+    def inverse(self) -> Ratio:
+        """The denominator over the numerator."""
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low)
+
 
 def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio | None:
     """The median of the ratios within rounds; None if there is no round in which both took part.
@@ -85,7 +90,11 @@ def geometric_mean(values: Iterable[float]) -> float:
     return float(np.exp(logs.mean())) if len(logs) else float("nan")
 
 
-def median_time(times: np.ndarray) -> float:
-    """The median of all rounds; NaN if there are none."""
-    found = times[np.isfinite(times)]
-    return float(np.median(found)) if len(found) else float("nan")
+def mean_ratio(ratios: Iterable[Ratio]) -> Ratio:
+    """The geometric mean of ratios; its interval is that of ratios which are all off to the same side."""
+    return Ratio(*map(geometric_mean, zip(*ratios, strict=True)))
+
+
+def time_with_interval(times: np.ndarray) -> Ratio | None:
+    """The median time and its interval in seconds: a ratio to one second."""
+    return paired_ratio(times, np.ones_like(times))

@@ -16,7 +16,8 @@ from fastln._config import config
 
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
-FALLBACK_CACHE_BYTES = 2**25
+# Where the system does not say.
+FALLBACK_CORE_CACHE_BYTES, FALLBACK_CACHE_BYTES = 2**20, 2**25
 
 # Above this share of the CPUs others are at work.
 BUSY_LOAD = 0.25
@@ -70,13 +71,22 @@ def warnings(before: dict[str, Any], after: dict[str, Any], machine: dict[str, A
 
 
 def caches() -> dict[str, int]:
-    """Bytes of each level of the caches that CPU 0 uses, {"L1d": ..., "L2": ..., "L3": ...}."""
+    """Bytes of each level of the caches that CPU 0 uses, {"L1d": ..., "L2": ..., "L3": ...}.
+
+    One instance of each, not their sum over the CPUs, which is what lscpu shows.
+    """
     found = {}
     for folder in sorted(CPUS.glob("cpu0/cache/index*")):
         kind, level, size = (read_text(folder / name) for name in ("type", "level", "size"))
         if kind in ("Data", "Unified") and size.endswith("K"):
             found[f"L{level}" + ("d" if kind == "Data" else "")] = int(size[:-1]) * 1024
     return found
+
+
+def core_cache(machine: dict[str, Any]) -> int:
+    """Bytes of the larger of the caches that one core has for itself, L1d and L2, or a guess."""
+    sizes = [size for level, size in machine["caches"].items() if level in ("L1d", "L2")]
+    return max(sizes, default=FALLBACK_CORE_CACHE_BYTES)
 
 
 def last_level_cache(machine: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ class MarkersError(Exception):
 
 
 def to_markdown(results: Results, folder: str = "") -> str:
-    """Machine, means, tables and pictures; `folder` is where pictures are, relative to the document."""
+    """Machine, means by regime, tables and pictures; `folder` is where pictures are, relative to the document."""
     return "\n".join(_lines(results, folder)) + "\n"
 
 
@@ -26,13 +26,18 @@ def _lines(results: Results, folder: str) -> Iterator[str]:
     yield ""
     yield from (f"- {line}" for line in report.machine_lines(results))
     yield from ("", report.HOW_TO_READ, "")
-    yield from table_lines(report.means_table(results))
+    yield from (report.regimes_in_words(results), "")
+    for table in report.means_tables(results):
+        yield from table_lines(table)
     for name, title in NAMES.items():
         yield from picture_lines(folder, name, title)
     for table in report.summary_tables(results):
         yield from table_lines(table)
-    if table := report.errors_table(results):
+    for table in report.floors_tables(results):
         yield from table_lines(table)
+    for table in (report.pauses_table(results), report.errors_table(results)):
+        if table:
+            yield from table_lines(table)
     if lines := list(report.absences(results)):
         yield from ("Not compared:", "", *(f"- {line}" for line in lines), "")
     yield from ("<details><summary>The time of every contender</summary>", "")

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from .cells import Cell
 from .contenders import FLOOR, VARIANT
-from .intervals import geometric_mean
+from .intervals import EVEN, FASTER, SLOWER, geometric_mean
+from .regimes import REGIMES, regime
 from .results import WARM, CellResult, Results
 from .units import gigabytes_per_second, seconds, size
 
-HEADLINE, ROOFLINE, HEAT_MAP = "headline", "roofline", "heat_map"
+HEADLINE, ROOFLINE, SPEED_UPS = "headline", "roofline", "speed_ups"
 OVERHEAD, SCALING, ERRORS = "overhead", "scaling", "errors"
 NAMES = {
-    HEADLINE: "Time and error of each library",
-    HEAT_MAP: "Speed-up over the fastest peer, rows against columns",
+    HEADLINE: "Time of each library over fastln's in each regime, and its error",
+    SPEED_UPS: "Speed-up over the fastest peer: faster, even, slower",
     ROOFLINE: "Throughput against bytes moved, with a copy of the same bytes as the roofline",
     ERRORS: "Largest error against the mean of the rows in standard deviations",
     OVERHEAD: "Time of a call on one row",
@@ -39,7 +38,7 @@ class Theme(NamedTuple):
 THEMES = {"light": Theme("#1f2328", "#ffffff", "#d0d7de"), "dark": Theme("#e6edf3", "#0d1117", "#30363d")}
 
 # Okabe and Ito's colours, which differ for every kind of colour vision, in the order of the registry; fastln's is the
-# vermilion. The floor is drawn in ink.
+# vermilion.
 COLOURS = {
     "fastln": "#D55E00",
     "NumPy": "#999999",
@@ -53,8 +52,8 @@ COLOURS = {
 }
 MARKERS = "osv^D<>Ph*X"
 
-# The speed-up at which the colours of the heat map end.
-HEAT_MAP_LIMIT = 4.0
+# What no Python user reaches is drawn in ink and not in one piece.
+LINE_STYLES = {"copy": "--", "oneDNN": ":"}
 
 
 def file_name(name: str, theme: str) -> str:
@@ -121,13 +120,14 @@ def _figure(panels: int, title: str, width: float = 5.2, height: float = 4.2, co
 
 
 def _colour(name: str, theme: Theme) -> str:
-    return theme.ink if name == "copy" else COLOURS.get(name, theme.ink)
+    return COLOURS.get(name, theme.ink)
 
 
 def _line(name: str, theme: Theme) -> dict[str, object]:
     marker = MARKERS[list(COLOURS).index(name) % len(MARKERS)] if name in COLOURS else "."
     emphasis = {"linewidth": 2.4, "zorder": 3} if name == "fastln" else {"linewidth": 1.2}
-    return {"color": _colour(name, theme), "marker": marker, "markersize": 4, "label": name} | emphasis
+    style = {"color": _colour(name, theme), "linestyle": LINE_STYLES.get(name, "-"), "label": name}
+    return style | {"marker": marker, "markersize": 4} | emphasis
 
 
 def _by(cells: Iterable[CellResult], key: Callable[[Cell], object]) -> dict[object, list[CellResult]]:
@@ -137,33 +137,29 @@ def _by(cells: Iterable[CellResult], key: Callable[[Cell], object]) -> dict[obje
     return found
 
 
-def _title_of_group(cell: Cell) -> str:
-    return f"{cell.operation}, {cell.dtype}, {cell.threads} thread{'' if cell.threads == 1 else 's'}"
-
-
 def _names(cells: Sequence[CellResult], without: Sequence[str] = (VARIANT,)) -> list[str]:
     """Contenders with times in any of the cells, without the kinds that would crowd the picture."""
-    entries = {name: entry for result in cells for name, entry in result.entries.items() if any(map(len, entry.warm))}
+    entries = {name: entry for result in cells for name, entry in result.entries.items() if entry.warm}
     return [name for name, entry in entries.items() if entry.kind not in without]
 
 
 def headline(results: Results, theme: Theme):
-    """For README: how many times as long as fastln each library takes, an operation a panel; and the errors."""
-    operations = _by((r for r in results.timed() if r.cell.dtype == "float32"), lambda cell: cell.operation)
+    """For README: how many times as long as fastln each library takes in each regime, an operation a panel; errors."""
+    operations = _by((r for r in results.standard() if r.cell.dtype == "float32"), lambda cell: cell.operation)
     if not operations or not results.errors:
         return None
     figure, axes = _figure(len(operations) + 1, "", width=4.6, height=3.6, columns=3)
     for ax, (operation, cells) in zip(axes, operations.items(), strict=False):
-        ratios = {name: [r.speed_up(name, WARM) for r in cells] for name in _names(cells, without=(VARIANT, FLOOR))}
-        means = {n: geometric_mean(ratio.value for ratio in found if ratio) for n, found in ratios.items()}
-        names = sorted(means, key=means.get, reverse=True)
-        bars = ax.barh(names, [means[n] for n in names], color=[_colour(n, theme) for n in names])
-        ax.bar_label(bars, [f"{means[n]:.3g}" for n in names], padding=3, fontsize="small")
-        ax.set(title=f"{operation}: time / fastln's", xscale="log", xlabel="geometric mean over shapes and threads")
-        ax.set_xlim(min(means.values()) / 1.5, max(means.values()) * 2)
-        ax.xaxis.set_major_formatter("{x:g}")
+        regimes = _by(cells, lambda cell: regime(cell, results.machine))
+        shown = [name for name in REGIMES if name in regimes]
+        for name in _names(cells, without=(VARIANT, FLOOR)):
+            ratios = [[r.speed_up(name, WARM) for r in regimes[place]] for place in shown]
+            means = [geometric_mean(ratio.value for ratio in found if ratio) for found in ratios]
+            ax.plot(shown, means, **_line(name, theme))
+        ax.set(title=f"{operation}: time / fastln's", yscale="log", ylabel="geometric mean over shapes and threads")
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
-        ax.grid(axis="y", visible=False)
+    axes[0].legend(ncols=2)
     _draw_errors(axes[len(operations)], results, theme)
     axes[len(operations)].set_title("largest error, forward")
     return figure
@@ -171,7 +167,7 @@ def headline(results: Results, theme: Theme):
 
 def roofline(results: Results, theme: Theme):
     """GB/s against bytes moved, a line a library, the copy of the same bytes as the roofline."""
-    groups = _by(results.timed(), _title_of_group)
+    groups = _by(results.standard(), lambda cell: cell.group)
     if not groups:
         return None
     figure, axes = _figure(len(groups), NAMES[ROOFLINE])
@@ -183,8 +179,7 @@ def roofline(results: Results, theme: Theme):
                 for r in cells
                 if name in r.entries
             ]
-            style = _line(name, theme) | ({"linestyle": "--", "label": "copy"} if name == "copy" else {})
-            ax.plot(*zip(*points, strict=True), **style)
+            ax.plot(*zip(*points, strict=True), **_line(name, theme))
         ax.set(title=title, xscale="log", yscale="log", xlabel="bytes moved", ylabel="GB/s")
         ax.xaxis.set_major_formatter(lambda count, _: size(count))
         ax.xaxis.set_major_locator(_powers_of(16, cells))
@@ -200,45 +195,34 @@ def _powers_of(base: int, cells: Sequence[CellResult]):
     return LogLocator(base=base, subs=(1.0,), numticks=len(cells) + 12)
 
 
-def heat_map(results: Results, theme: Theme):
-    """The speed-up over the fastest peer of each cell, rows against columns, colours around 1."""
-    from matplotlib.colors import LogNorm
-
-    groups = {
-        title: [result for result in cells if result.best_peer(WARM)]
-        for title, cells in _by(results.timed(), _title_of_group).items()
-    }
-    groups = {title: cells for title, cells in groups.items() if cells}
+def speed_ups(results: Results, theme: Theme):
+    """The speed-up over the fastest peer of each cell with its interval: a row a shape, by bytes, and a line at 1."""
+    cells = [result for result in results.standard() if result.best_peer(WARM)]
+    groups = _by(cells, lambda cell: cell.group)
     if not groups:
         return None
-    figure, axes = _figure(len(groups), NAMES[HEAT_MAP])
-    for ax, (title, cells) in zip(axes, groups.items(), strict=False):
-        rows = sorted({result.cell.rows for result in cells})
-        cols = sorted({result.cell.cols for result in cells})
-        grid = np.full((len(rows), len(cols)), np.nan)
-        for result in cells:
+    most = max(map(len, groups.values()))
+    figure, axes = _figure(len(groups), NAMES[SPEED_UPS], height=1.2 + 0.18 * most)
+    for ax, (title, found) in zip(axes, groups.items(), strict=False):
+        found = sorted(found, key=lambda result: -result.cell.bytes_moved)
+        for place, result in enumerate(found):
             ratio = result.speed_up(result.best_peer(WARM), WARM)
-            place = rows.index(result.cell.rows), cols.index(result.cell.cols)
-            grid[place] = ratio.value
-            note = f"{ratio.value:.2f}" + ("" if ratio.verdict != "even" else "\n(even)")
-            pale = 1 / 2 < ratio.value < 2
-            style = {"fontsize": "x-small", "color": "black" if pale else "white"}
-            ax.text(place[1], place[0], note, ha="center", va="center", **style)
-        norm = LogNorm(1 / HEAT_MAP_LIMIT, HEAT_MAP_LIMIT)
-        image = ax.imshow(grid, cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
-        ax.set(title=title, xlabel="columns", ylabel="rows")
-        ax.set_xticks(range(len(cols)), cols, rotation=45)
-        ax.set_yticks(range(len(rows)), rows)
-        ax.grid(False)
-    bar = figure.colorbar(image, ax=axes, ticks=[0.25, 0.5, 1, 2, 4], format="{x:g}", extend="both")
-    bar.minorticks_off()
-    bar.set_label("above 1: fastln is faster")
+            colour = {FASTER: COLOURS["fastln"], EVEN: COLOURS["NumPy"], SLOWER: COLOURS["PyTorch"]}[ratio.verdict]
+            ax.plot([ratio.low, ratio.high], [place, place], color=colour, linewidth=1.6)
+            ax.plot(ratio.value, place, "o", color=colour, markersize=4)
+        names = [f"{result.cell.shape} ({regime(result.cell, results.machine)})" for result in found]
+        ax.set_yticks(range(len(found)), names, fontsize="x-small")
+        ax.axvline(1, color=theme.ink, linewidth=1)
+        ax.set(title=title, xscale="log", xlabel="fastest peer's time / fastln's")
+        ax.xaxis.set_major_locator(_powers_of(2, found))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
     return figure
 
 
 def overhead(results: Results, theme: Theme):
     """The time of a call on one row, one thread: bars, a panel an operation."""
-    cells = [result for result in results.timed() if result.cell.rows == 1 and result.cell.threads == 1]
+    cells = [result for result in results.standard() if result.cell.rows == 1 and result.cell.threads == 1]
     narrowest = [
         min(group, key=lambda r: r.cell.cols) for group in _by(cells, lambda c: (c.operation, c.dtype)).values()
     ]
@@ -260,7 +244,7 @@ def overhead(results: Results, theme: Theme):
 
 def scaling(results: Results, theme: Theme):
     """Time on one thread over time on n, for the cell that moves most bytes within the last level cache or nearly."""
-    cells = _by(results.timed(), lambda cell: (cell.operation, cell.dtype, cell.rows, cell.cols))
+    cells = _by(results.standard(), lambda cell: (cell.operation, cell.dtype, cell.rows, cell.cols))
     several = {key: group for key, group in cells.items() if {1} < {result.cell.threads for result in group}}
     chosen: dict[tuple[object, ...], list[CellResult]] = {}
     for key, group in several.items():
@@ -307,7 +291,7 @@ def _draw_errors(ax, results: Results, theme: Theme) -> None:
 
 DRAWN_BY = {
     HEADLINE: headline,
-    HEAT_MAP: heat_map,
+    SPEED_UPS: speed_ups,
     ROOFLINE: roofline,
     ERRORS: errors,
     OVERHEAD: overhead,

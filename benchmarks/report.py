@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .contenders import FLOOR, LARGEST_ERROR
+from .cells import OPERATIONS, Cell, threads_in_words
+from .contenders import FLOOR, LARGEST_ERROR, NATIVE
 from .intervals import BETWEEN_RUNS, CONFIDENCE
-from .results import CACHES, COLD, WARM, CellResult, Results, means
+from .machine import core_cache, last_level_cache
+from .pauses import DTYPE, AfterPause
+from .regimes import ONE_CALL_ROWS, REGIMES
+from .results import CACHES, COLD, OVER, WARM, CellResult, Mean, Results, means
 from .units import duration, gigabytes_per_second, seconds, size, speed_up, three_digits
 
 
@@ -68,7 +72,7 @@ def times_tables(results: Results, cache: str) -> Iterator[Table]:
 
 def _time_and_error(result: CellResult, name: str, cache: str) -> str:
     entry = result.entries.get(name)
-    if entry is None or not any(map(len, entry.warm)):
+    if entry is None or entry.warm is None:
         return "refused" if entry is not None and entry.error is not None else "-"
     error = "" if entry.error is None else f" ({three_digits(entry.error)})"
     return f"{seconds(entry.seconds(cache))}{error}"
@@ -78,22 +82,90 @@ def groups(results: Results) -> Iterator[tuple[str, list[CellResult]]]:
     """Cells that differ in their shape only, with what they have in common."""
     found: dict[str, list[CellResult]] = {}
     for result in results.timed():
-        cell = result.cell
-        plural = "" if cell.threads == 1 else "s"
-        title = f"{cell.operation.capitalize()}, {cell.dtype}, {cell.threads} thread{plural}"
-        found.setdefault(title, []).append(result)
+        found.setdefault(result.cell.group.capitalize(), []).append(result)
     yield from found.items()
 
 
-def means_table(results: Results) -> Table:
-    """Geometric means over the cells."""
-    header = ["speed-up over", "operation", "caches", "geometric mean", "cells", "faster", "even", "slower"]
-    rows = [
-        [mean.over, mean.operation, mean.cache, f"{mean.value:.2f}"]
-        + [str(count) for count in (mean.cells, mean.faster, mean.even, mean.slower)]
-        for mean in means(results)
-    ]
-    return Table("Geometric means over the cells", header, rows, [None] * len(rows))
+def floors_tables(results: Results) -> Iterator[Table]:
+    """Fastln beside what no Python user reaches: a copy of the same bytes, and oneDNN called from C++; data warm."""
+    header = ["rows x D", "bytes into a line", "copy", "fastln", "fastln / copy", "oneDNN", "speed-up over oneDNN"]
+    found: dict[str, list[CellResult]] = {}
+    for result in results.timed():
+        cell = result.cell
+        title = f"{cell.operation.capitalize()}, {cell.dtype}, {threads_in_words(cell.threads)}: beside the floors"
+        found.setdefault(title, []).append(result)
+    for title, cells in found.items():
+        shapes = list(dict.fromkeys(result.cell.shape for result in cells))
+        ordered = sorted(cells, key=lambda result: shapes.index(result.cell.shape))  # both places of a shape together
+        rows = [floors_row(result) for result in ordered]
+        yield Table(title, header, rows, [None] * len(rows))
+
+
+def floors_row(result: CellResult) -> list[str]:
+    """One of floors_tables."""
+    copy, native = (next(iter(result.named(kind)), None) for kind in (FLOOR, NATIVE))
+    times = [seconds(result.seconds(name, WARM)) if name else "-" for name in (copy, "fastln", native)]
+    over_copy, over_native = (result.speed_up(name, WARM) for name in (copy, native))
+    of_a_copy = speed_up(over_copy.inverse if over_copy else None)
+    place = [result.cell.shape, str(result.cell.offset)]
+    return [*place, times[0], times[1], of_a_copy, times[2], speed_up(over_native)]
+
+
+def means_tables(results: Results) -> Iterator[Table]:
+    """Geometric means over the cells of each regime: a table for each place of the arrays."""
+    found = {(mean.offset, mean.operation, mean.cache, mean.over, mean.regime): mean for mean in means(results)}
+    for offset in results.offsets():
+        rows = []
+        for key in ((operation, cache, over) for operation in OPERATIONS for cache in CACHES for over in OVER):
+            of_regimes = [found.get((offset, *key, name)) for name in REGIMES]
+            if any(of_regimes):
+                rows.append([f"{key[0]}, {key[1]}: over {key[2]}", *map(mean_in_words, of_regimes)])
+        title = "Geometric means of the speed-up in each regime (cells faster, even, slower); "
+        yield Table(title + _cells_at(results, offset), ["", *REGIMES], rows, [None] * len(rows))
+
+
+def mean_in_words(mean: Mean | None) -> str:
+    """1.42 (24, 3, 1)."""
+    return f"{mean.value:.2f} ({mean.faster}, {mean.even}, {mean.slower})" if mean else "-"
+
+
+def _cells_at(results: Results, offset: int) -> str:
+    cells = [result.cell for result in results.timed() if result.cell.offset == offset]
+    dtypes, threads = dict.fromkeys(c.dtype for c in cells), dict.fromkeys(c.threads for c in cells)
+    return f"{cells[0].place}, {' and '.join(dtypes)}, {' and '.join(map(threads_in_words, threads))}"
+
+
+def regimes_in_words(results: Results) -> str:
+    """What the regimes are on this machine."""
+    core, last = size(core_cache(results.machine)), size(last_level_cache(results.machine))
+    return (
+        f"Regimes, by the bytes that the operation reads and writes: one call (at most {ONE_CALL_ROWS} rows, up to "
+        f"{core}), L1 or L2 (up to {core}, the cache of one core), L3 (up to {last}), memory."
+    )
+
+
+def pauses_table(results: Results) -> Table | None:
+    """One call after a pause, on one thread and on all."""
+    if not results.pauses:
+        return None
+    columns = list(dict.fromkeys((found.contender, found.threads) for found in results.pauses))
+    groups: dict[tuple[object, ...], dict[tuple[str, int], AfterPause]] = {}
+    for found in results.pauses:
+        where = found.pause, found.operation, found.rows, found.cols
+        groups.setdefault(where, {})[found.contender, found.threads] = found
+    rows = []
+    for (pause, operation, *shape), calls in sorted(groups.items(), key=lambda group: group[0][0]):
+        x = Cell(operation, *shape, DTYPE, 1).array_bytes
+        name = f"{operation} {shape[0]}x{shape[1]}"
+        times = [_after_pause(calls.get(column)) for column in columns]
+        rows.append([name, size(x), seconds(pause), str(next(iter(calls.values())).repeats), *times])
+    header = ["call", "x", "pause", "calls", *(f"{name}, {threads_in_words(count)}" for name, count in columns)]
+    title = f"One call after a pause, {DTYPE}: median (90th percentile)"
+    return Table(title, header, rows, [None] * len(rows))
+
+
+def _after_pause(found: AfterPause | None) -> str:
+    return f"{seconds(found.median)} ({seconds(found.percentile_90)})" if found else "-"
 
 
 def errors_table(results: Results) -> Table | None:

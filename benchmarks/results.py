@@ -5,70 +5,95 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cells import Cell
-from .contenders import FLOOR, PEER, SUBJECT
-from .intervals import EVEN, FASTER, SLOWER, Ratio, geometric_mean, median_time, paired_ratio
+from .cells import OFFSETS, Cell
+from .contenders import PEER, SUBJECT
+from .intervals import EVEN, FASTER, SLOWER, Ratio, geometric_mean, paired_ratio, time_with_interval
 from .measure import Samples
+from .pauses import AfterPause
+from .regimes import regime
 
-FORMAT = 1
-FILE = "results.json"
+# What a run came to, to be kept; and beside it every single time, which --resume goes on from.
+FORMAT = 2
+FILE, TIMES_FILE = "results.json", "times.json"
 WARM, COLD = CACHES = ("warm", "cold")
+
+# What fastln is compared with in means: the fastest peer of each cell, and contenders by name.
+BEST_PEER = "best peer"
+OVER = (BEST_PEER, "PyTorch", "NumPy", "oneDNN", "copy")
 
 
 class ResultsError(Exception):
     """A file that holds no results, in one line."""
 
 
+class Timing(NamedTuple):
+    """What the rounds of a contender came to: its time in seconds, over how many rounds, and over fastln's time.
+
+    `speed_up` is None where fastln took part in none of them.
+    """
+
+    seconds: Ratio
+    rounds: int
+    speed_up: Ratio | None
+
+
 @dataclass
 class Entry:
-    """What one contender did in one cell: its largest error, its times by visit and round, or why there are none."""
+    """What one contender did in one cell: its largest error, what its times came to, or why there are none."""
 
     kind: str
     error: float | None = None
     refused: str | None = None
-    warm: list[list[float]] = field(default_factory=list)
-    cold: list[list[float]] = field(default_factory=list)
+    warm: Timing | None = None
+    cold: Timing | None = None
 
-    def times(self, cache: str) -> np.ndarray:
-        """Seconds, (visits, rounds), NaN where it sat out."""
-        visits = getattr(self, cache)
-        times = np.full((len(visits), max(map(len, visits), default=0)), np.nan)
-        for row, visit in zip(times, visits, strict=True):
-            row[: len(visit)] = visit
-        return times
+    def timing(self, cache: str) -> Timing | None:
+        """Warm or cold."""
+        return getattr(self, cache)
 
     def seconds(self, cache: str) -> float:
         """The median, or NaN."""
-        return median_time(self.times(cache))
+        timing = self.timing(cache)
+        return timing.seconds.value if timing else math.nan
 
 
 @dataclass
 class CellResult:
-    """All contenders of a cell by name."""
+    """All contenders of a cell by name; and while it is being measured, every time: cache -> name -> visits."""
 
     cell: Cell
     visits: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
     skipped: str | None = None
+    times: dict[str, dict[str, list[list[float]]]] = field(default_factory=lambda: {cache: {} for cache in CACHES})
 
     def add(self, samples: Samples) -> None:
-        """Append the times of a visit, in more digits than are steady."""
-        for name, entry in self.entries.items():
-            for cache in CACHES:
-                getattr(entry, cache).append([float(f"{t:.5g}") for t in getattr(samples, cache).get(name, [])])
+        """Append the times of a visit, in more digits than are steady, and sum up."""
+        for cache in CACHES:
+            found = getattr(samples, cache)
+            for name in self.entries:
+                times = [float(f"{t:.5g}") for t in found.get(name, [])]
+                self.times[cache].setdefault(name, []).append(times)
         self.visits += 1
+        self.sum_up()
+
+    def sum_up(self) -> None:
+        """Medians and intervals of the times so far."""
+        subject = next((name for name, entry in self.entries.items() if entry.kind == SUBJECT), None)
+        for cache in CACHES:
+            own = as_rounds(self.times[cache].get(subject, []))
+            for name, entry in self.entries.items():
+                setattr(entry, cache, _timing(as_rounds(self.times[cache].get(name, [])), own))
 
     def named(self, kind: str) -> list[str]:
         """The contenders of a kind that have been timed."""
-        return [name for name, entry in self.entries.items() if entry.kind == kind and any(map(len, entry.warm))]
+        return [name for name, entry in self.entries.items() if entry.kind == kind and entry.warm]
 
     def timed(self, cache: str) -> bool:
         """Whether there is anything to show."""
@@ -85,10 +110,30 @@ class CellResult:
 
     def speed_up(self, over: str | None, cache: str) -> Ratio | None:
         """The time of a contender divided by fastln's: above 1, fastln is faster."""
-        subjects = self.named(SUBJECT)
-        if over not in self.entries or not subjects:
-            return None
-        return paired_ratio(*(self.entries[name].times(cache) for name in (over, subjects[0])))
+        entry = self.entries.get(over) if over else None
+        timing = entry.timing(cache) if entry else None
+        return timing.speed_up if timing else None
+
+
+def as_rounds(visits: list[list[float]]) -> np.ndarray:
+    """Seconds, (visits, rounds), NaN where it sat out."""
+    times = np.full((len(visits), max(map(len, visits), default=0)), np.nan)
+    for row, visit in zip(times, visits, strict=True):
+        row[: len(visit)] = visit
+    return times
+
+
+def _timing(times: np.ndarray, own: np.ndarray) -> Timing | None:
+    """What the times of a contender and of fastln come to, in more digits than are steady."""
+    found = time_with_interval(times)
+    if found is None:
+        return None
+    speed_up = paired_ratio(times, own)
+    return Timing(_rounded(found), int(np.isfinite(times).sum()), _rounded(speed_up) if speed_up else None)
+
+
+def _rounded(ratio: Ratio) -> Ratio:
+    return Ratio(*(float(f"{value:.4g}") for value in ratio))
 
 
 @dataclass
@@ -108,6 +153,7 @@ class Results:
     cells: list[CellResult] = field(default_factory=list)
     # Contender -> {mean/std: largest error}; see sweep.py.
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    pauses: list[AfterPause] = field(default_factory=list)
 
     def of(self, cell: Cell) -> CellResult:
         """The result of a cell, new if there is none."""
@@ -120,6 +166,16 @@ class Results:
     def timed(self, cache: str = WARM) -> list[CellResult]:
         """The cells in which fastln has been timed."""
         return [result for result in self.cells if result.timed(cache)]
+
+    def offsets(self) -> list[int]:
+        """Where the arrays of cells begin, NumPy's place first."""
+        found = {result.cell.offset for result in self.timed()}
+        return [offset for offset in OFFSETS if offset in found]
+
+    def standard(self) -> list[CellResult]:
+        """The cells in which fastln has been timed on arrays where NumPy places them, or where all of them are."""
+        first = self.offsets()[:1]
+        return [result for result in self.timed() if result.cell.offset in first]
 
     def names(self) -> list[str]:
         """Every contender that has been timed anywhere, in the order of the registry."""
@@ -136,13 +192,12 @@ class Results:
 
     def save(self, folder: Path) -> Path:
         """Write results.json, whole or not at all."""
-        path = folder / FILE
-        beside = path.with_suffix(".json.part")
-        text = json.dumps(_to_json(self), indent=1, allow_nan=False)
-        text = re.sub(r"\[[^][{}]*\]", lambda plain: " ".join(plain[0].split()), text)  # a list of numbers on a line
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
-        return path
+        return _write(folder / FILE, _lines(_to_json(self)))
+
+    def save_times(self, folder: Path) -> Path:
+        """Write every single time, whole or not at all."""
+        times = [[result.cell.to_json(), result.times] for result in self.cells]
+        return _write(folder / TIMES_FILE, json.dumps({"format": FORMAT, "times": times}))  # with NaN, for Python alone
 
 
 def load(path: Path) -> Results:
@@ -154,30 +209,78 @@ def load(path: Path) -> Results:
         If there is no such file, or it holds something else.
     """
     path = path / FILE if path.is_dir() else path
+    found = _read(path)
+    try:
+        cells = [_cell_from_json(cell) for cell in found.pop("cells")]
+        found.pop("means")  # they follow from the rest
+        pauses = [AfterPause(**pause) for pause in found.pop("pauses")]
+        for curve in found["errors"].values():
+            curve.update({ratio: _number(error) for ratio, error in curve.items()})
+        return Results(**found, cells=cells, pauses=pauses)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{path} must hold results of this benchmark, got {error}") from error
+
+
+def load_with_times(folder: Path) -> Results:
+    """Read what `save` and `save_times` wrote, to go on with.
+
+    Raises
+    ------
+    ResultsError
+        If there are no such files, or they hold something else.
+    """
+    results = load(folder)
+    found = _read(folder / TIMES_FILE)
+    try:
+        times = {Cell(**cell): times for cell, times in found["times"]}
+        for result in results.cells:
+            result.times = times[result.cell]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{folder / TIMES_FILE} must hold the times of {FILE}, got {error}") from error
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file holds, without its format."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ResultsError(f"{path} must hold JSON, got {error}") from error
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise ResultsError(f"{path} must hold results of format {FORMAT} of this benchmark, got something else")
-    try:
-        cells = [_cell_from_json(cell) for cell in found.pop("cells")]
-        found.pop("means")  # they follow from the rest
-        for curve in found["errors"].values():
-            curve.update({ratio: _number(error) for ratio, error in curve.items()})
-        return Results(**found, cells=cells)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} must hold results of this benchmark, got {error}") from error
+    if not isinstance(found, dict) or "format" not in found:
+        raise ResultsError(f"{path} must hold results of this benchmark, got something else")
+    if (version := found.pop("format")) != FORMAT:
+        raise ResultsError(f"{path} must hold results of format {FORMAT} of this benchmark, got format {version}")
+    return found
+
+
+def _write(path: Path, text: str) -> Path:
+    beside = path.with_suffix(".json.part")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)
+    return path
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    """JSON, down to a contender of a cell on lines of their own."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if depth == 4 or not any(isinstance(child, dict | list) for child in children):
+        return json.dumps(value, allow_nan=False)
+    indent = "\n" + " " * (depth + 1)
+    if isinstance(value, dict):
+        inner = f",{indent}".join(f"{json.dumps(name)}: {_lines(child, depth + 1)}" for name, child in value.items())
+        return f"{{{indent}{inner}{indent[:-1]}}}"
+    return f"[{indent}{f',{indent}'.join(_lines(child, depth + 1) for child in value)}{indent[:-1]}]"
 
 
 def _to_json(results: Results) -> dict[str, Any]:
     found = {name: value for name, value in vars(results).items() if name != "cells"}
     cells = [
         {
-            **result.cell.to_json(),
+            "cell": result.cell.to_json(),
             "bytes_moved": result.cell.bytes_moved,
+            "regime": regime(result.cell, results.machine),
             "visits": result.visits,
             "skipped": result.skipped,
             "contenders": {name: _entry_to_json(entry) for name, entry in result.entries.items()},
@@ -185,15 +288,14 @@ def _to_json(results: Results) -> dict[str, Any]:
         for result in results.cells
     ]
     return {"format": FORMAT, **found, "means": [asdict(mean) for mean in means(results)], "cells": cells} | {
-        "errors": {name: {k: _finite(v) for k, v in curve.items()} for name, curve in results.errors.items()}
+        "errors": {name: {k: _finite(v) for k, v in curve.items()} for name, curve in results.errors.items()},
+        "pauses": [asdict(pause) for pause in results.pauses],
     }
 
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    found = asdict(entry) | {"error": _finite(entry.error)}
-    for cache in CACHES:
-        found[cache] = [[_finite(t) for t in visit] for visit in getattr(entry, cache)]
-    return found
+    found = vars(entry) | {"error": _finite(entry.error)}
+    return found | {cache: timing._asdict() if (timing := entry.timing(cache)) else None for cache in CACHES}
 
 
 def _finite(value: float | None) -> float | str | None:
@@ -208,22 +310,30 @@ def _number(value: float | str | None) -> float:
 
 
 def _cell_from_json(found: dict[str, Any]) -> CellResult:
-    cell = Cell(**{name: found[name] for name in Cell.__dataclass_fields__})
     entries = {}
     for name, entry in found["contenders"].items():
-        times = {cache: [[_number(t) for t in visit] for visit in entry[cache]] for cache in CACHES}
+        timings = {cache: _timing_from_json(entry[cache]) for cache in CACHES}
         error = None if entry["error"] is None else _number(entry["error"])
-        entries[name] = Entry(**entry | times | {"error": error})
-    return CellResult(cell, found["visits"], entries, found["skipped"])
+        entries[name] = Entry(**entry | timings | {"error": error})
+    return CellResult(Cell(**found["cell"]), found["visits"], entries, found["skipped"])
+
+
+def _timing_from_json(found: dict[str, Any] | None) -> Timing | None:
+    if found is None:
+        return None
+    ratios = {name: Ratio(*found[name]) if found[name] else None for name in ("seconds", "speed_up")}
+    return Timing(**found | ratios)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A geometric mean of speed-ups over cells, and how many of them were wins, draws and losses."""
+    """A geometric mean of speed-ups over the cells of a regime, and how many of them were wins, draws and losses."""
 
     over: str
     cache: str
     operation: str
+    offset: int
+    regime: str
     value: float
     cells: int
     faster: int
@@ -232,34 +342,18 @@ class Mean:
 
 
 def means(results: Results) -> list[Mean]:
-    """Against the best peer of each cell, PyTorch, NumPy and the floor, for each operation, warm and cold."""
-    found = []
-    operations = dict.fromkeys(result.cell.operation for result in results.cells)
+    """Over OVER, for each place of the arrays, operation and regime, warm and cold."""
+    found: dict[tuple[Any, ...], list[Ratio]] = {}
     for cache in CACHES:
-        for operation in operations:
-            cells = [result for result in results.timed(cache) if result.cell.operation == operation]
-            for over in ("best peer", "PyTorch", "NumPy", FLOOR):
-                ratios = [result.speed_up(_over(result, over, cache), cache) for result in cells]
-                if ratios := [ratio for ratio in ratios if ratio]:
-                    found.append(_mean(over, cache, operation, ratios))
-    return found
+        for result in results.timed(cache):
+            where = cache, result.cell.operation, result.cell.offset, regime(result.cell, results.machine)
+            for over in OVER:
+                if ratio := result.speed_up(result.best_peer(cache) if over == BEST_PEER else over, cache):
+                    found.setdefault((over, *where), []).append(ratio)
+    return [_mean(where, ratios) for where, ratios in found.items()]
 
 
-def _over(result: CellResult, over: str, cache: str) -> str | None:
-    if over == "best peer":
-        return result.best_peer(cache)
-    return next(iter(result.named(FLOOR)), None) if over == FLOOR else over
-
-
-def _mean(over: str, cache: str, operation: str, ratios: Iterable[Ratio]) -> Mean:
-    ratios = list(ratios)
+def _mean(where: tuple[Any, ...], ratios: list[Ratio]) -> Mean:
     verdicts = [ratio.verdict for ratio in ratios]
     counts = (verdicts.count(verdict) for verdict in (FASTER, EVEN, SLOWER))
-    return Mean(
-        "a copy" if over == FLOOR else over,
-        cache,
-        operation,
-        geometric_mean(ratio.value for ratio in ratios),
-        len(ratios),
-        *counts,
-    )
+    return Mean(*where, geometric_mean(ratio.value for ratio in ratios), len(ratios), *counts)

@@ -14,9 +14,10 @@ import psutil
 
 from . import machine
 from .cells import Cell, make_arrays
-from .contenders import FLOOR, SUBJECT, Contender, RefusedError
+from .contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
 from .errors import exact_outputs
 from .measure import Effort, Evictor, measure
+from .pauses import Pause, PausesError, measure_in_a_process
 from .progress import Progress
 from .results import Entry, Results
 from .sweep import sweep_means
@@ -35,17 +36,23 @@ class Plan(NamedTuple):
     contenders: Sequence[Contender]
     effort: Effort
     seed: int
+    pauses: Sequence[Pause] = ()
 
 
 def new_results(plan: Plan, command: str) -> Results:
     """Results without cells: settings, machine, and which library is there."""
     libraries: dict[str, Any] = {}
     for contender in plan.contenders:
-        if contender.needs:
+        if contender.needs or contender.kind == NATIVE:
             missing = contender.missing()
             libraries[contender.name] = {"missing": missing} if missing else contender.versions()
     return Results(
-        settings={**plan.effort.__dict__, "seed": plan.seed, "cells": [cell.to_json() for cell in plan.cells]},
+        settings={
+            **plan.effort.__dict__,
+            "seed": plan.seed,
+            "cells": [cell.to_json() for cell in plan.cells],
+            "pauses": [list(pause) for pause in plan.pauses],
+        },
         machine=machine.describe(),
         libraries=libraries,
         command=command,
@@ -65,8 +72,10 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
         if results.of(cell).visits <= visit and not results.of(cell).skipped
     ]
     interrupted = False
+    failures: list[str] = []
     try:
-        with progress.over(len(visits) + (not results.errors)):
+        pauses = pauses_left(plan, results)
+        with progress.over(len(visits) + len(pauses) + (not results.errors)):
             threads = None
             for i, (cell, visit) in enumerate(visits):
                 left = plan.effort.total_seconds - (time.monotonic() - start)
@@ -81,7 +90,9 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
                 if time.monotonic() - saved > SAVE_EVERY:
                     results.seconds = time.monotonic() - start
                     results.save(folder)
+                    results.save_times(folder)
                     saved = time.monotonic()
+            failures += time_pauses(pauses, plan, results, progress)
             if not results.errors:
                 progress.begin("errors against mean/std")
                 set_threads(plan.contenders, 1)
@@ -93,9 +104,31 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
     results.complete = not interrupted
     results.seconds = time.monotonic() - start
     results.after = machine.disturbances()
-    results.warnings = machine.warnings(results.before, results.after, results.machine)
+    results.warnings = machine.warnings(results.before, results.after, results.machine) + failures
     results.save(folder)
+    results.save_times(folder)
     return not interrupted
+
+
+def pauses_left(plan: Plan, results: Results) -> list[Pause]:
+    """Those that results do not have yet."""
+    done = {(found.operation, found.rows, found.cols, found.pause) for found in results.pauses}
+    return [pause for pause in plan.pauses if pause[:4] not in done]
+
+
+def time_pauses(pauses: Sequence[Pause], plan: Plan, results: Results, progress: Progress) -> list[str]:
+    """Time calls after pauses; why that ended early, if it did."""
+    names = [contender.name for contender in plan.contenders]
+    threads = sorted({cell.threads for cell in plan.cells})
+    found = measure_in_a_process(pauses, names, threads, plan.seed)
+    try:
+        for pause in pauses:
+            progress.begin(str(pause))
+            results.pauses += next(found)
+            progress.done(None)
+    except PausesError as failure:
+        return [str(failure)]
+    return []
 
 
 def set_threads(contenders: Sequence[Contender], threads: int) -> None:

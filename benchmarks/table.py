@@ -30,10 +30,15 @@ def print_results(results: Results, console: Console) -> None:
         print_table(table, console)
     for table in report.summary_tables(results):
         print_table(table, console)
-    if table := report.errors_table(results):
+    for table in report.floors_tables(results):
         print_table(table, console)
-    print_table(report.means_table(results), console)
-    console.print(report.HOW_TO_READ, markup=False, highlight=False)
+    for table in (report.errors_table(results), report.pauses_table(results)):
+        if table:
+            print_table(table, console)
+    for table in report.means_tables(results):
+        print_table(table, console)
+    for text in (report.regimes_in_words(results), report.HOW_TO_READ):
+        console.print(text, markup=False, highlight=False)
     for line in report.absences(results):
         console.print(f"Not compared: {line}", markup=False, highlight=False)
 

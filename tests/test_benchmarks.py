@@ -13,17 +13,33 @@ from benchmarks import __main__ as command_line  # noqa: E402
 from benchmarks import (  # noqa: E402
     compare,
     contenders,
+    excerpt,
     intervals,
     markdown,
     measure,
+    pauses,
     pictures,
+    regimes,
     report,
     results,
     run,
     shapes,
 )
-from benchmarks.cells import BACKWARD, DTYPES, FORWARD, OPERATIONS, Cell, Prepared, make_arrays  # noqa: E402
+from benchmarks.cells import (  # noqa: E402
+    BACKWARD,
+    CACHE_LINE,
+    DTYPES,
+    FORWARD,
+    LINE_OFFSET,
+    NUMPY_OFFSET,
+    OFFSETS,
+    OPERATIONS,
+    Cell,
+    Prepared,
+    make_arrays,
+)
 from benchmarks.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
+from benchmarks.peers import onednn  # noqa: E402
 
 CELL = Cell(FORWARD, 3, 64, "float32", 1)
 TINY = ["--shapes", "2x64", "--rounds", "5", "--threads", "1", "--peers", "numpy"]
@@ -92,9 +108,202 @@ def test_only_rounds_in_which_both_took_part_count():
     assert intervals.paired_ratio(np.empty((0, 0)), np.empty((0, 0))) is None
 
 
+def test_a_time_has_an_interval_too():
+    value, low, high = intervals.time_with_interval(np.array([[2.0, 2.0, 4.0], [2.0, 1.0, 1.0]]))
+    assert value == 2
+    assert low <= 1
+    assert high >= 2
+    assert intervals.time_with_interval(np.full((1, 3), np.nan)) is None
+
+
+def test_the_mean_of_ratios_has_an_interval_and_an_inverse():
+    mean = intervals.mean_ratio([intervals.Ratio(2.0, 1.0, 4.0), intervals.Ratio(0.5, 0.25, 1.0)])
+    assert mean == pytest.approx((1.0, 0.5, 2.0))
+    assert intervals.Ratio(2.0, 1.0, 4.0).inverse == (0.5, 0.25, 1.0)
+
+
 def test_geometric_mean():
     assert intervals.geometric_mean([0.5, 2.0]) == pytest.approx(1)
     assert np.isnan(intervals.geometric_mean([]))
+
+
+# Regimes
+
+MACHINE = {"caches": {"L1d": 2**15, "L2": 2**20, "L3": 2**25}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "rows", "cols", "expected"),
+    [
+        (FORWARD, 1, 64, regimes.ONE_CALL),
+        (FORWARD, 8, 768, regimes.ONE_CALL),
+        (FORWARD, 9, 64, regimes.CORE),
+        (FORWARD, 128, 1024, regimes.CORE),  # 1 MiB
+        (BACKWARD, 128, 1024, regimes.LAST_LEVEL),  # 1.5 MiB
+        (FORWARD, 4096, 1024, regimes.LAST_LEVEL),  # 32 MiB
+        (FORWARD, 4097, 1024, regimes.MEMORY),
+        (FORWARD, 4, 2**20, regimes.LAST_LEVEL),  # few rows that no core has room for
+        (BACKWARD, 4, 2**20, regimes.MEMORY),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_regime_goes_by_rows_and_bytes(operation, rows, cols, expected, threads):
+    assert regimes.regime(Cell(operation, rows, cols, "float32", threads), MACHINE) == expected
+
+
+def test_there_are_regimes_on_a_machine_that_does_not_tell_its_caches():
+    rows = (1, 100, 2000, 10**6)
+    found = [regimes.regime(Cell(FORWARD, n, 768, "float32", 1), {"caches": {}}) for n in rows]
+    assert found == list(regimes.REGIMES)
+
+
+def cell_of_ratio(ratio, over="NumPy", kind=contenders.PEER, rows=1, **place):
+    """A result in which fastln is so many times as fast."""
+    found = results.CellResult(Cell(FORWARD, rows, 768, "float32", 1, **place))
+    interval = intervals.Ratio(ratio, 0.9 * ratio, 1.1 * ratio)
+    own = results.Timing(intervals.Ratio(1e-6, 9e-7, 2e-6), 9, intervals.Ratio(1.0, 1.0, 1.0))
+    found.entries["fastln"] = results.Entry(contenders.SUBJECT, warm=own, cold=own)
+    timing = results.Timing(intervals.Ratio(1e-6 * ratio, 1e-6, 2e-6), 9, interval)
+    found.entries[over] = results.Entry(kind, warm=timing, cold=timing)
+    return found
+
+
+def results_of(*cells):
+    found = results.Results(settings={}, machine=MACHINE, libraries={})
+    found.cells += cells
+    return found
+
+
+def test_means_are_of_each_regime_and_place_alone():
+    found = results_of(
+        cell_of_ratio(9.0, rows=1),
+        cell_of_ratio(4.0, rows=8),
+        cell_of_ratio(1.0, rows=100),
+        cell_of_ratio(0.5, rows=10**5),
+        cell_of_ratio(2.0, rows=10**5, offset=LINE_OFFSET),
+    )
+    means = {(m.regime, m.offset): m for m in results.means(found) if (m.over, m.cache) == ("best peer", "warm")}
+    assert {key: pytest.approx(mean.value) for key, mean in means.items()} == {
+        (regimes.ONE_CALL, NUMPY_OFFSET): 6.0,
+        (regimes.CORE, NUMPY_OFFSET): 1.0,
+        (regimes.MEMORY, NUMPY_OFFSET): 0.5,
+        (regimes.MEMORY, LINE_OFFSET): 2.0,
+    }
+    of_calls = means[regimes.ONE_CALL, NUMPY_OFFSET]
+    assert (of_calls.cells, of_calls.faster, of_calls.even, of_calls.slower) == (2, 2, 0, 0)
+    numpy_place, on_lines = report.means_tables(found)
+    assert numpy_place.rows[0] == [
+        "forward, warm: over best peer", "6.00 (2, 0, 0)", "1.00 (0, 1, 0)", "-", "0.50 (0, 0, 1)"
+    ]  # fmt: skip
+    assert on_lines.rows[0][1:] == ["-", "-", "-", "2.00 (1, 0, 0)"]
+
+
+def test_onednn_is_compared_with_and_is_no_peer():
+    found = results_of(cell_of_ratio(0.5, over="oneDNN", kind=contenders.NATIVE))
+    assert found.cells[0].best_peer("warm") is None
+    assert {mean.over for mean in results.means(found)} == {"oneDNN"}
+    (table,) = report.floors_tables(found)
+    assert table.rows[0][-1].startswith("0.50 [")
+
+
+def test_the_excerpt_names_losses_and_quotes_regimes():
+    lost = cell_of_ratio(0.5, rows=100)
+    text = excerpt.to_excerpt(results_of(cell_of_ratio(2.0), lost))
+    assert "| 1x768 | 1.00 us | 2.00 |" in text
+    assert "| 100x768 | 1.00 us | **0.50** |" in text
+    assert "one call | L1 or L2 | L3 | memory" in text
+    assert "Slower than the fastest peer, forward: 1 of 2 cells: 100x768 float32 on 1 (NumPy, 0.50)" in text
+
+
+# Where arrays are
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 3), (7, 33), (300, 1000)])
+def test_every_array_begins_where_the_cell_says(offset, operation, dtype, shape):
+    arrays = make_arrays(Cell(operation, *shape, dtype, 1, offset))
+    found = {name: value for name, value in vars(arrays).items() if isinstance(value, np.ndarray)}
+    assert {name: value.ctypes.data % CACHE_LINE for name, value in found.items()} == dict.fromkeys(found, offset)
+    assert all(value.flags.c_contiguous and value.dtype == dtype for value in found.values())
+
+
+def test_numpys_own_large_arrays_begin_where_the_standard_says():
+    if sys.platform != "linux":
+        pytest.skip("malloc of other systems places them elsewhere")
+    assert np.empty(2**24, np.uint8).ctypes.data % CACHE_LINE == NUMPY_OFFSET
+
+
+def test_the_place_of_arrays_does_not_change_what_is_in_them():
+    ours, others = (make_arrays(Cell(BACKWARD, 5, 64, "float32", 1, offset)) for offset in OFFSETS)
+    assert all(np.array_equal(a, b) for a, b in zip(vars(ours).values(), vars(others).values(), strict=True)
+               if isinstance(a, np.ndarray))  # fmt: skip
+
+
+def test_the_full_grid_has_cache_lines_for_float32_on_one_thread_only():
+    plan = command_line.make_plan(command_line.parse_args(["run", "--full"]))
+    places = {(cell.dtype, cell.threads) for cell in plan.cells if cell.offset == LINE_OFFSET}
+    assert places == {("float32", 1)}
+    assert {cell.shape for cell in plan.cells if cell.offset == LINE_OFFSET} == {cell.shape for cell in plan.cells}
+    threads = [cell.threads for cell in plan.cells]
+    assert threads == sorted(threads)  # libraries are set to another number as rarely as can be
+
+
+def test_who_is_dear_to_prepare_sits_out_on_cache_lines():
+    arrays = make_arrays(Cell(FORWARD, 3, 64, "float32", 1, LINE_OFFSET))
+    (numpy,) = (contender for contender in contenders.select(["numpy"]) if contender.kind == contenders.PEER)
+    with pytest.raises(contenders.RefusedError, match="as NumPy places them only"):
+        numpy.prepare(FORWARD, arrays)
+
+
+# Calls after a pause
+
+
+def test_the_percentile_is_a_time_that_occurred():
+    assert pauses.median_and_90th([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 5.0)
+    assert pauses.median_and_90th([float(i) for i in range(1, 11)]) == (5.5, 9.0)
+    assert pauses.median_and_90th([7.0]) == (7.0, 7.0)
+
+
+def test_every_call_comes_after_a_pause_of_its_own_and_pauses_are_not_timed(rng):
+    now, slept = [0.0], []
+
+    def passing(seconds):
+        now[0] += seconds
+
+    def sleep(seconds):
+        slept.append(seconds)
+        passing(seconds)
+
+    calls = {"a": (lambda: passing(5.0), lambda: passing(1.0)), "b": (lambda: None, lambda: passing(2.0))}
+    pause = pauses.Pause(FORWARD, 2, 64, 0.5, 4)
+    assert pauses.time_after_pauses(calls, pause, rng, sleep, lambda: now[0]) == {"a": [1.0] * 4, "b": [2.0] * 4}
+    assert slept == [0.5] * 8
+
+
+def test_calls_after_pauses_are_timed_in_a_process_and_shown(tmp_path):
+    asked = [pauses.Pause(operation, 2, 64, 0.001, 2) for operation in OPERATIONS]
+    plan = run.Plan([CELL], contenders.select([]), measure.Effort(2, 1, 60, 60, 600), 1, asked)
+    found = run.new_results(plan, "a test")
+    assert run.time_pauses(asked, plan, found, quiet_progress()) == []
+    assert [(p.contender, p.threads, p.repeats, p.pause) for p in found.pauses] == [("fastln", 1, 2, 0.001)] * 2
+    assert all(0 < p.median <= p.percentile_90 for p in found.pauses)
+    assert run.pauses_left(plan, found) == []
+    assert [row[0] for row in report.pauses_table(found).rows] == ["forward 2x64", "backward 2x64"]
+    found.save(tmp_path)
+    assert results.load(tmp_path).pauses == found.pauses
+
+
+def test_a_process_that_dies_is_one_line(monkeypatch):
+    monkeypatch.setattr(pauses.sys, "executable", "false")
+    with pytest.raises(pauses.PausesError, match="ended with status 1"):
+        list(pauses.measure_in_a_process([], [], [1], 1))
+
+
+def test_the_full_run_pauses_for_less_than_three_minutes():
+    contenders_and_threads = 2 * len(pauses.CONTENDERS_TIMED)
+    assert contenders_and_threads * sum(p.seconds * p.repeats for p in pauses.PAUSES["full"]) < 160
 
 
 # Measuring
@@ -165,14 +374,21 @@ def this_module_under_a_dotted_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "tests.of_this_module", sys.modules[__name__])
 
 
-def execute(chosen, folder, cells=(CELL,), console=None, **changed):
+def quiet_progress():
     from rich.console import Console
 
     from benchmarks.progress import Progress
 
+    progress = Progress(Console(quiet=True))
+    progress.steps, progress.finished, progress.start = 1, 0, 0.0
+    progress.task = progress.bar.add_task("")
+    return progress
+
+
+def execute(chosen, folder, cells=(CELL,)):
     plan = run.Plan(list(cells), chosen, measure.Effort(5, 2, 60, 60, 600), seed=1)
     found = run.new_results(plan, "a test")
-    finished = run.execute(plan, found, folder, Progress(console or Console(quiet=True)))
+    finished = run.execute(plan, found, folder, quiet_progress())
     return found, finished
 
 
@@ -194,7 +410,7 @@ def test_a_wrong_result_is_refused_with_its_error(tmp_path):
     found, _ = execute([*contenders.select([]), make_contender()], tmp_path)
     entry = found.cells[0].entries["impostor"]
     assert entry.error > contenders.LARGEST_ERROR
-    assert not any(map(len, entry.warm))
+    assert entry.warm is None
     (line,) = report.absences(found)
     assert line.startswith("impostor: wrong result: largest error ")
     assert "refused" in markdown.to_markdown(found)
@@ -211,6 +427,35 @@ def test_a_missing_peer_is_one_line(tmp_path):
     found, finished = execute([*contenders.select([]), absent], tmp_path)
     assert finished
     assert list(report.absences(found)) == ["impostor: not installed: pip install no_such_module"]
+
+
+def test_a_missing_onednn_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(onednn, "_load", lambda: (None, onednn.INSTALL))
+    found, finished = execute(contenders.select(["onednn"]), tmp_path, [CELL, Cell(FORWARD, 3, 65, "float32", 1)])
+    assert finished
+    assert list(report.absences(found)) == ["oneDNN: not installed: apt-get install libdnnl-dev"]
+
+
+def test_onednn_that_cannot_be_compiled_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(onednn, "LIBRARY", tmp_path / "new" / "onednn.so")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    onednn._load.cache_clear()
+    try:
+        assert onednn.missing() == "not built: no-such-compiler: No such file or directory"
+    finally:
+        onednn._load.cache_clear()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("shape", [(1, 33), (40, 64)])
+def test_onednn_is_right_where_it_is_installed(operation, offset, shape):
+    if reason := onednn.missing():
+        pytest.skip(reason)
+    arrays = make_arrays(Cell(operation, *shape, "float32", 1, offset))
+    (contender,) = (found for found in contenders.CONTENDERS if found.kind == contenders.NATIVE)
+    contender.set_threads(1)
+    assert contender.prepare_checked(operation, arrays, exact_outputs(operation, arrays))[1] < 100
 
 
 @pytest.mark.parametrize(
@@ -298,13 +543,40 @@ def test_results_survive_a_round_trip(saved, tmp_path):
     assert results.means(loaded) == results.means(made)
 
 
-def test_raw_times_of_all_visits_are_in_the_json(saved):
-    cell = json.loads((saved[0] / results.FILE).read_text())["cells"][0]
-    assert [len(visit) for visit in cell["contenders"]["fastln"]["warm"]] == [5, 5, 5]
-    assert [len(visit) for visit in cell["contenders"]["fastln"]["cold"]] == [2, 2, 2]
+def test_results_hold_medians_and_intervals_and_no_single_times(saved):
+    text = (saved[0] / results.FILE).read_text()
+    entry = json.loads(text)["cells"][0]["contenders"]["fastln"]
+    for cache, rounds in (("warm", 15), ("cold", 6)):
+        assert set(entry[cache]) == {"seconds", "rounds", "speed_up"}
+        assert entry[cache]["rounds"] == rounds
+        value, low, high = entry[cache]["seconds"]
+        assert low < value < high
+        assert entry[cache]["speed_up"][0] == 1
+    assert sum(line.lstrip().startswith('"NumPy": {') for line in text.splitlines()) >= 4  # a contender is a line
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 99, "cells": []}'])
+def test_every_single_time_is_beside_them_to_go_on_from(saved):
+    folder, made = saved
+    loaded = results.load_with_times(folder)
+    assert [len(visit) for visit in loaded.cells[0].times["warm"]["fastln"]] == [5, 5, 5]
+    for result in loaded.cells:
+        result.sum_up()
+    assert results.means(loaded) == results.means(made)
+
+
+def test_results_without_their_times_cannot_be_gone_on_with(saved, tmp_path):
+    saved[1].save(tmp_path)
+    with pytest.raises(results.ResultsError, match=r"cannot read .*times\.json"):
+        results.load_with_times(tmp_path)
+
+
+def test_the_former_format_is_named(tmp_path):
+    (tmp_path / "results.json").write_text('{"format": 1, "cells": []}')
+    with pytest.raises(results.ResultsError, match="must hold results of format 2 of this benchmark, got format 1"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 99, "cells": []}'])
 def test_a_file_without_results_is_named(tmp_path, content):
     path = tmp_path / "some.json"
     path.write_text(content)
@@ -322,22 +594,22 @@ def test_markdown_fills_a_document_between_its_markers(small_results, tmp_path):
         assert text.endswith("after\n")
         assert "stale" not in text
         assert text.count("| 5x64 |") >= 2
-        assert 'srcset="results/pictures/heat_map-dark.png"' in text
+        assert 'srcset="results/pictures/speed_ups-dark.png"' in text
     document.write_text("no markers")
     with pytest.raises(markdown.MarkersError, match="must have the lines"):
         markdown.fill(document, "text")
 
 
 def test_tables_in_markdown_have_as_many_cells_in_each_row(small_results):
-    tables = [*report.summary_tables(small_results), report.means_table(small_results)]
-    for table in tables:
+    tables = [report.summary_tables, report.floors_tables, report.means_tables]
+    for table in (table for tables_of in tables for table in tables_of(small_results)):
         assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def test_pictures_are_drawn_light_and_dark(small_results, tmp_path):
     drawn = pictures.draw_all(small_results, tmp_path)
     names = {path.name for path in drawn}
-    assert {"errors-light.png", "errors-dark.png", "roofline-light.png", "heat_map-dark.png"} <= names
+    assert {"errors-light.png", "errors-dark.png", "roofline-light.png", "speed_ups-dark.png"} <= names
     assert all(path.stat().st_size > 5000 for path in drawn)
 
 
@@ -346,14 +618,14 @@ def test_pictures_are_drawn_light_and_dark(small_results, tmp_path):
 
 def synthetic_results(rng, fastln=1.0):
     """Make fastln take so many times as long as NumPy."""
-    found = results.Results(settings={}, machine={}, libraries={})
+    found = results.Results(settings={}, machine=MACHINE, libraries={})
     peer, own = make_times(rng, 1.0, scatter=0.02)
     kinds = {"fastln": contenders.SUBJECT, "NumPy": contenders.PEER}
-    entries = {
-        name: results.Entry(kinds[name], warm=times.tolist(), cold=times.tolist())
-        for name, times in (("fastln", own * fastln), ("NumPy", peer))
-    }
-    found.cells.append(results.CellResult(CELL, 2, entries))
+    cell = results.CellResult(CELL, entries={name: results.Entry(kind) for name, kind in kinds.items()})
+    for visit in zip((own * fastln).tolist(), peer.tolist(), strict=True):
+        times = dict(zip(kinds, visit, strict=True))
+        cell.add(measure.Samples(warm=times, cold=times))
+    found.cells.append(cell)
     return found
 
 
@@ -370,12 +642,21 @@ def test_compare_exits_with_1_on_a_regression_only(rng, tmp_path, capsys, factor
 
 def test_compare_takes_visits_of_different_lengths_and_refused_contenders(rng):
     before, after = synthetic_results(rng), synthetic_results(rng)
-    for entry in after.cells[0].entries.values():
-        del entry.warm[1][7:]
+    (cell,) = after.cells
+    for visits in cell.times["warm"].values():
+        del visits[1][7:]
+    cell.sum_up()
     for found in (before, after):
-        found.cells[0].entries["refused"] = results.Entry(contenders.PEER, refused="why", warm=[[], []], cold=[[], []])
+        found.cells[0].entries["refused"] = results.Entry(contenders.PEER, refused="why")
     assert {found.against for found in compare.compare(before, after)} == {"NumPy"}
     assert compare.contradictions(before, after) == []
+
+
+def test_compare_falls_back_to_times_where_nobody_else_is_in_both_runs():
+    before, after = (results_of(cell_of_ratio(2.0, over=name)) for name in ("NumPy", "PyTorch"))
+    for change in compare.compare(before, after):
+        assert change.against == "its time alone"
+        assert change.ratio == pytest.approx((1.0, 0.45, 1 / 0.45))
 
 
 def test_contradictions_are_found(rng):
@@ -393,7 +674,7 @@ def test_a_tiny_run_leaves_everything_in_one_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert str(out) in printed.replace("\n", "")
     assert "speed-up" in printed
-    assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "pictures"}
+    assert {path.name for path in out.iterdir()} == {"results.json", "times.json", "results.md", "pictures"}
     assert results.load(out).complete
     document = tmp_path / "DOCUMENT.md"
     document.write_text(f"{markdown.BEGIN}\n{markdown.END}\n")
@@ -438,6 +719,8 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
         (["run", "--operations", "sideways"], "--operations: must be"),
         (["run", "--peers", "abacus"], "--peers: must be"),
         (["run", "--rounds", "-1"], "--rounds: must be"),
+        (["run", "--offsets", "8"], "--offsets: must be 16 or 0, got '8'"),
+        (["run", "--pauses", "0"], "--pauses: must be"),
         (["run", "--quick", "--full"], "not allowed with"),
         (["walk"], "invalid choice"),
     ],
