@@ -19,7 +19,7 @@ train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with
 bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
 	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
 
-perf-gate: $(VENV)/.built ## count the instructions of six calls (needs valgrind) and compare them with tools/perf_gate.json
+perf-gate: $(VENV)/.built ## count the instructions of a dozen calls (needs valgrind) and compare them with tools/perf_gate.json
 	$(BIN)/python tools/perf_gate.py
 
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests

@@ -2,10 +2,11 @@
 
     python tools/perf_gate.py [--update]
 
-Each cell is one call of the public function on one thread: arguments and kernel. The kernels are those of AVX2, since
-valgrind does not know AVX-512. A cell fails if it needs more than TOLERANCE more instructions than the stored figure;
---update stores what was counted. Instructions depend on the compiler, on Python and on NumPy: figures are kept for
-each set of their versions.
+Each cell is one call of the public function on one thread: arguments and kernel. Small calls are counted without
+`num_threads` too: as most are made, and with the question how many threads they get. The kernels are those of AVX2,
+since valgrind does not know AVX-512. A cell fails if it needs more than TOLERANCE more instructions than the stored
+figure; --update stores what was counted. Instructions depend on the compiler, on Python and on NumPy: figures are kept
+for each set of their versions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +30,37 @@ from fastln._config import config
 TOOLS = Path(__file__).parent
 FIGURES = TOOLS / "perf_gate.json"
 TOLERANCE = 0.03
-# The call, its rows, its columns.
+
+
+class Cell(NamedTuple):
+    """A call of a function of fastln, on one thread."""
+
+    call: str
+    rows: int
+    cols: int
+    dtype: str = "float32"
+    # None: the call does not say. It must be so small that it stays on the calling thread.
+    num_threads: int | None = 1
+
+    def __str__(self) -> str:
+        """layer_norm 1x768, and what is unusual."""
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.call} {self.rows}x{self.cols}{dtype}{'' if self.num_threads else ' without num_threads'}"
+
+
 CELLS = [
-    ("layer_norm", 1, 768),
-    ("layer_norm", 128, 768),
-    ("layer_norm", 1024, 64),
-    ("layer_norm_backward", 1, 768),
-    ("layer_norm_backward", 128, 768),
-    ("layer_norm_backward", 1024, 64),
+    Cell("layer_norm", 1, 768),
+    Cell("layer_norm", 1, 768, num_threads=None),
+    Cell("layer_norm", 1, 768, "float64"),
+    Cell("layer_norm", 128, 768),
+    Cell("layer_norm", 1024, 64),
+    Cell("layer_norm_backward", 1, 64),
+    Cell("layer_norm_backward", 1, 64, num_threads=None),
+    Cell("layer_norm_backward", 1, 768),
+    Cell("layer_norm_backward", 1, 768, num_threads=None),
+    Cell("layer_norm_backward", 1, 768, "float64"),
+    Cell("layer_norm_backward", 128, 768),
+    Cell("layer_norm_backward", 1024, 64),
 ]
 CALLS = 20  # counted for each cell, after as many that are not: these fill what caches there are
 EMPTY = "nothing"  # the loop around the calls
@@ -62,13 +87,14 @@ def nothing(*arguments, **keywords):
     pass
 
 count({EMPTY!r}, nothing)
-for name, rows, cols in {CELLS!r}:
-    x, dy = rng.standard_normal((2, rows, cols), dtype=np.float32)
-    weight, bias = rng.standard_normal((2, cols), dtype=np.float32)
+for name, (call, rows, cols, dtype, num_threads) in {[(str(cell), tuple(cell)) for cell in CELLS]!r}:
+    x, dy = rng.standard_normal((2, rows, cols), dtype=dtype)
+    weight, bias = rng.standard_normal((2, cols), dtype=dtype)
     _, mean, rstd = fastln.layer_norm_forward(x, cols, weight, bias)
     out = np.empty_like(x)
-    arguments = (x, cols, weight, bias) if name == "layer_norm" else (dy, x, mean, rstd, weight)
-    count(f"{{name}} {{rows}}x{{cols}}", getattr(fastln, name), *arguments, out=out, num_threads=1)
+    arguments = (x, cols, weight, bias) if call == "layer_norm" else (dy, x, mean, rstd, weight)
+    keywords = {{"num_threads": num_threads}} if num_threads else {{}}
+    count(name, getattr(fastln, call), *arguments, out=out, **keywords)
 """
 
 
@@ -102,7 +128,7 @@ def count_instructions() -> dict[str, int]:
         )
         totals = dict(read_dump(path) for path in Path(folder).glob("profile.*"))
     loop = totals.pop(EMPTY)
-    return {f"{name} {rows}x{cols}": (totals[f"{name} {rows}x{cols}"] - loop) // CALLS for name, rows, cols in CELLS}
+    return {str(cell): (totals[str(cell)] - loop) // CALLS for cell in CELLS}
 
 
 def read_dump(path: Path) -> tuple[str, int]:
@@ -121,7 +147,7 @@ def compare(counted: dict[str, int], stored: dict[str, int]) -> bool:
         change = count / before - 1 if before else 0.0
         too_many = change > TOLERANCE
         within = within and not too_many
-        print(f"{name:30} {count:12,} {f'{change:+8.2%}' if before else '':8}{'  TOO MANY' if too_many else ''}")
+        print(f"{name:46} {count:12,} {f'{change:+8.2%}' if before else '':8}{'  TOO MANY' if too_many else ''}")
     return within
 
 
