@@ -26,7 +26,7 @@ DEFAULT_FOLDER = Path("build/benchmarks")
 EFFORTS = {
     "quick": Effort(rounds=30, cold_rounds=6, seconds=1.0, cold_seconds=0.5, total_seconds=85),
     "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=600),
-    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=2280),
+    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=2400),
 }
 NO_LIMIT = 1e6  # seconds
 

@@ -19,7 +19,7 @@ HEADLINE, ROOFLINE, SPEED_UPS = "headline", "roofline", "speed_ups"
 OVERHEAD, SCALING, ERRORS = "overhead", "scaling", "errors"
 NAMES = {
     HEADLINE: "Time of each library over fastln's in each regime, and its error",
-    SPEED_UPS: "Speed-up over the fastest peer: faster, even, slower",
+    SPEED_UPS: "Speed-up over the fastest peer: red where fastln is faster, grey even, blue slower",
     ROOFLINE: "Throughput against bytes moved, with a copy of the same bytes as the roofline",
     ERRORS: "Largest error against the mean of the rows in standard deviations",
     OVERHEAD: "Time of a call on one row",

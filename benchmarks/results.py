@@ -133,7 +133,7 @@ def _timing(times: np.ndarray, own: np.ndarray) -> Timing | None:
 
 
 def _rounded(ratio: Ratio) -> Ratio:
-    return Ratio(*(float(f"{value:.4g}") for value in ratio))
+    return Ratio(*(float(f"{value:.5g}") for value in ratio))
 
 
 @dataclass

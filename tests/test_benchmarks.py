@@ -680,6 +680,9 @@ def test_a_tiny_run_leaves_everything_in_one_folder(tmp_path, capsys):
     document.write_text(f"{markdown.BEGIN}\n{markdown.END}\n")
     assert command_line.main(["report", str(out), "--into", str(document)]) == 0
     assert "2x64" in document.read_text()
+    capsys.readouterr()
+    assert command_line.main(["report", str(out), "--excerpt"]) == 0
+    assert capsys.readouterr().out.startswith("Regimes, ")
 
 
 def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypatch):
