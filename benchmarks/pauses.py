@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import SPIN_COUNT
-from .cells import BACKWARD, FORWARD, Cell, make_arrays
+from .cells import FORWARD, OPERATIONS, Cell, make_arrays
 from .contenders import CONTENDERS, RefusedError
 
 CONTENDERS_TIMED = ("fastln", "PyTorch")
@@ -48,17 +48,16 @@ def _grid(operations: Sequence[str], shapes: Sequence[tuple[int, int]], repeats:
     return [Pause(o, *shape, *pause) for o in operations for shape in shapes for pause in repeats.items()]
 
 
-# Arrays of 1 to 64 MiB. What takes long is done a few times only, and after a second for two of the shapes: all of it
-# takes less than three minutes.
+# Arrays of 1 to 64 MiB. What takes long is done a few times only, with the largest arrays still fewer, and pauses of a
+# second come before two of the shapes: all of it takes less than three minutes.
 PAUSES = {
     "quick": _grid([FORWARD], [(1024, 768)], {0.1: REPEATS}),
     "standard": _grid([FORWARD], [(1024, 768), (4096, 1024)], {0.1: REPEATS}),
-    "full": _grid(
-        [FORWARD, BACKWARD],
-        [(256, 1024), (1024, 768), (4096, 1024), (8192, 2048)],
-        {0.002: 40, 0.02: 25, 0.1: REPEATS},
-    )
-    + _grid([FORWARD, BACKWARD], [(1024, 768), (4096, 1024)], {1.0: 5}),
+    "full": [
+        *_grid(OPERATIONS, [(256, 1024), (1024, 768), (4096, 1024)], {0.002: 40, 0.02: 25, 0.1: REPEATS}),
+        *_grid(OPERATIONS, [(8192, 2048)], {0.002: 20, 0.02: 15, 0.1: 10}),
+        *_grid(OPERATIONS, [(1024, 768), (4096, 1024)], {1.0: 5}),
+    ],
 }
 
 
