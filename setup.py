@@ -71,6 +71,7 @@ def extension(name: str, sources: tuple[str, ...] = ()) -> Extension:
 EXTENSIONS = [
     extension("_dispatch", tuple(sorted(glob("src/*.cpp")))),
     extension("_threads"),
+    extension("_stores"),
     extension("_arrays"),
     extension("_layer_norm"),
     extension("_layer_norm_backward"),

@@ -81,3 +81,6 @@ cdef const fln_kernels* active
 
 # A call of the backward pass that reads and writes more than this stores its result past the cache.
 cdef Py_ssize_t stream_bytes
+
+# The same if nobody has set another: the size of the last-level cache.
+cdef Py_ssize_t default_stream_bytes

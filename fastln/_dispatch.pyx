@@ -24,7 +24,7 @@ cdef str _reason
 # Where the size of the last-level cache is not known.
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
 
-stream_bytes = 0
+stream_bytes = default_stream_bytes = 0
 
 
 def compiled_isas() -> tuple[str, ...]:
@@ -90,7 +90,10 @@ def build_info() -> dict[str, object]:
 
 
 def set_stream_bytes(size: int) -> int:
-    """Set the size in bytes from which results go past the cache; returns the former one (FASTLN_STREAM_BYTES)."""
+    """Set the size in bytes from which results go past the cache; returns the former one (FASTLN_STREAM_BYTES).
+
+    As long as it is the size of the last-level cache, as at the start, calls around it find out by themselves.
+    """
     global stream_bytes
     cdef Py_ssize_t former = stream_bytes
     stream_bytes = size
@@ -102,7 +105,7 @@ def get_stream_bytes() -> int:
     return stream_bytes
 
 
-def _default_stream_bytes():
+def _find_cache_bytes():
     """The last-level cache."""
     sizes = [_read_cache_size(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") for level in range(4)]
     return max(sizes) or DEFAULT_CACHE_BYTES
@@ -122,7 +125,9 @@ def _choose_stream_bytes():
     value = os.environ.get("FASTLN_STREAM_BYTES")
     if value and not (value.isascii() and value.isdigit() and len(value) < 19):
         raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
-    set_stream_bytes(min(int(value), 1 << 56) if value else _default_stream_bytes())
+    global default_stream_bytes
+    default_stream_bytes = _find_cache_bytes()
+    set_stream_bytes(min(int(value), 1 << 56) if value else default_stream_bytes)
 
 
 cdef int _choose(str name, str argument, str reason) except -1:

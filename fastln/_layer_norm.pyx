@@ -39,6 +39,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_forward_sums,
     stream_bytes,
 )
+from fastln._stores cimport FORWARD, Trials, clock, goes_past, tell, trials_of
 from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
 
 cnp.import_array()
@@ -225,19 +226,25 @@ cdef int run(Plan* plan, object num_threads) except -1:
     """The kernel over all rows: here, or on several threads."""
     cdef Py_ssize_t segments
     cdef int count
-    # Beyond the last-level cache: with 32 MB of it, streaming y took 0.9 of the time at 4096x768 float32 (25 MB) on one
-    # thread and up to 1.4 on two; 0.5 at 32768x64 float64 (34 MB), 0.7 to 0.8 at 2048x4096 float32 (67 MB), on either.
-    # In place, what is written is in the cache already.
-    plan.args.stream = plan.size >= stream_bytes and plan.args.y != plan.args.x
+    cdef Trials* trials = NULL
+    cdef double began
+    cdef bint in_place = plan.args.y == plan.args.x  # what is written is in the cache already
+    plan.args.stream = plan.size >= stream_bytes and not in_place
     if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
         plan.kernel(&plan.args, 0, plan.rows)
         return 0
     segments = (plan.args.cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
     count = threads_for(max(plan.rows, segments), plan.size, num_threads)
+    if not in_place:
+        trials = trials_of(FORWARD, plan.rows, plan.size, count)
+        plan.args.stream = goes_past(trials, plan.size, stream_bytes)
+    began = clock()
     if count > 1:
-        return share(plan, segments, count)
-    with nogil:
-        plan.kernel(&plan.args, 0, plan.rows)
+        share(plan, segments, count)
+    else:
+        with nogil:
+            plan.kernel(&plan.args, 0, plan.rows)
+    tell(trials, plan.args.stream, clock() - began)
     return 0
 
 

@@ -38,6 +38,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_part,
     stream_bytes,
 )
+from fastln._stores cimport BACKWARD, Trials, clock, goes_past, tell, trials_of
 from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
 
 cnp.import_array()
@@ -57,8 +58,8 @@ cdef Py_ssize_t COLUMNS_PER_THREAD = 1024
 cdef Py_ssize_t PARALLEL_FACTOR = 4
 
 
-# dx is streamed from this part of stream_bytes on. With 32 MB of L3, streaming took 0.97 of the time at 1024x768
-# float32 (9 MB), 0.8 at 512x1024 float64 (13 MB), 0.35 to 0.5 at 2560x768 float32 (24 MB).
+# Before anything is known of a shape, dx goes past the cache from this part of stream_bytes on. With 32 MB of L3, that
+# took 0.97 of the time at 1024x768 float32 (9 MB), 0.8 at 512x1024 float64 (13 MB), 0.35 to 0.5 at 2560x768 (24 MB).
 cdef Py_ssize_t STREAM_SHARE = 4
 
 
@@ -307,11 +308,14 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
     cdef bint is_small = plan.size // PARALLEL_FACTOR < min_parallel_bytes
     cdef int count = 1 if is_small else threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
+    cdef Trials* trials = NULL
+    cdef double began
     work.args = plan.args
+    work.args.stream = False
     # In place, what is written is in the cache already.
-    work.args.stream = (
-        plan.size >= stream_bytes // STREAM_SHARE and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
-    )
+    if plan.args.dx != NULL and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy:
+        trials = trials_of(BACKWARD, rows, plan.size, count)
+        work.args.stream = goes_past(trials, plan.size, stream_bytes // STREAM_SHARE)
     work.kernel = plan.kernel
     work.rows = rows
     work.chunk_rows = chunk_rows(rows)
@@ -334,6 +338,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
             work.terms = malloc(max(blocks, 1) * FLN_BACKWARD_BLOCK_ROWS * FLN_BACKWARD_TERMS * sizeof(double))
             if work.terms == NULL:
                 raise MemoryError
+        began = clock()
         with nogil:
             if work.terms != NULL:
                 run_by_columns(&work, count)
@@ -343,6 +348,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 plan.merge(<double*> work.dweight, work.chunks, cols, dweight_to)
             if work.dbias != dbias_to:
                 plan.merge(<double*> work.dbias, work.chunks, cols, dbias_to)
+        tell(trials, work.args.stream, clock() - began)
     finally:
         free(totals)
         free(work.terms)
