@@ -6,12 +6,14 @@
 #include "rescaled_row.h"
 
 // Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
-// push them out of L1. In between, one row after the other is one stream of loads and one of stores. Measured on Zen 4
-// (f32, one thread, times of a copy, groups of 4 against single rows): 131072x16 3.6 against 7.3 and 256x8192 2.1
-// against 2.35, but 512x1024 2.3 against 1.7, 4096x768 2.3 against 1.1 and 256x4096 2.8 against 2.4. Long rows that are
-// streamed are better one by one (2048x4096 1.12 against 1.3), and rows of which each starts elsewhere in a cache line
-// must be.
-constexpr size_t GROUPS_UP_TO = 1024, GROUPS_FROM = 32768;  // bytes a row
+// push them out of L1, and by two in between where they are near. One row after the other is one stream of loads and
+// one of stores, which is what counts where they come from memory. Measured (one thread): on Zen 4 groups of 4 against
+// single rows, times of a copy, float32: 131072x16 3.6 against 7.3, 256x8192 2.1 against 2.35, 4096x768 2.3
+// against 1.1, 256x4096 2.8 against 2.4; pairs 128x768 1.39 against 1.62, 4096x768 2.9 against 1.1. On Zen 3, of the
+// time of the others: pairs 16x400 float32 0.89, 16x384 float64 0.92, but rows of whole pages 1.02 to 1.12; groups of 4
+// where 65536x100 float64 is not streamed 2.1, 12000x100 1.7, but 4096x100 0.68, 20000x100 float32 0.77.
+constexpr size_t GROUPS_UP_TO = 1024, PAIRS_BELOW = 4096, GROUPS_FROM = 32768;  // bytes a row
+constexpr size_t NEAR_BYTES = 2 << 20, FAR_BYTES = 16 << 20;                    // of x and y
 
 // Where a segment leaves the shift among its FLN_FORWARD_SUMS numbers: after the two totals.
 constexpr int SHIFT_PLACE = 2 * LANES<double>;
@@ -60,16 +62,22 @@ struct LayerNormForward {
   // ROWS rows at a time, as far as they go; returns the first row that is left. While one group is normalized, the
   // next one's sums are under way: the latency of its reductions, root and division is hidden behind that. Of short
   // rows, the shift is found one group earlier still, so that nothing in an iteration waits for anything else in it.
+  // Without `ahead`, each group is taken to its end before anything of the next is read: for long rows that come from
+  // memory, where that breaks the stream of loads (2048x1024 float32 0.86 of the time).
   // A group is taken together if its rows are as rows mostly are, else one by one; the bits are the same.
   template <typename Row, int ROWS, bool STREAM>
-  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last, Seams<T>& seams) const {
+  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last, bool ahead, Seams<T>& seams) const {
     RowScales<T, ROWS> scales;
     Moments<T, ROWS> m, next;
     ptrdiff_t ready = -1;  // the group that `scales` belongs to
-    if (row + ROWS <= last) find_shift<Row>(next, x(row), args.x_stride, cols, inv_cols);
+    if (ahead && row + ROWS <= last) find_shift<Row>(next, x(row), args.x_stride, cols, inv_cols);
     for (; row + ROWS <= last; row += ROWS) {
-      m = next;
-      const bool more = row + 2 * ROWS <= last;
+      if (ahead) {
+        m = next;
+      } else {
+        find_shift<Row>(m, x(row), args.x_stride, cols, inv_cols);
+      }
+      const bool more = ahead && row + 2 * ROWS <= last;
       if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
       find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
       if (Row::is_short && ready >= 0) normalize_group<STREAM>(ready, scales, seams);
@@ -97,24 +105,25 @@ struct LayerNormForward {
   template <typename Row, bool STREAM = false>
   FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t last) const {
     const size_t size = static_cast<size_t>(cols) * sizeof(T);
-    const bool grouped =
-        STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0 : size <= GROUPS_UP_TO || size >= GROUPS_FROM;
+    const size_t all = 2 * size * static_cast<size_t>(last - row);
+    const bool ahead = Row::is_short || STREAM || all <= NEAR_BYTES;
     Seams<T> seams;
-    if (grouped) row = groups<Row, GROUP, STREAM>(row, last, seams);
-    groups<Row, 1, STREAM>(row, last, seams);
+    if (STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0
+               : Row::is_short || (all <= FAR_BYTES && size <= GROUPS_UP_TO) || size >= GROUPS_FROM) {
+      row = groups<Row, GROUP, STREAM>(row, last, ahead, seams);
+    } else if (!STREAM && all <= NEAR_BYTES && size < PAIRS_BELOW) {
+      row = groups<Row, 2, STREAM>(row, last, ahead, seams);
+    }
+    groups<Row, 1, STREAM>(row, last, ahead, seams);
     if (STREAM) {
       seams.close();
       stream_fence();
     }
   }
 
-  // Streaming reads ahead and joins the ends of rows: for arrays in one piece. Where x starts elsewhere in a cache line
-  // than y, a load of x covers parts of two lines; if streamed stores to the same place of another page are on their
-  // way, it waits for them (4096x1024 f32 took 1.46 times as long as without streaming).
+  // Streaming reads ahead and joins the ends of rows: for arrays in one piece.
   FLN_INLINE bool wants_stream(ptrdiff_t first) const {
-    const bool one_piece = args.x_stride == cols && args.y_stride == cols;
-    const bool same_phase = cols_into_line(x(first)) == cols_into_line(y(first));
-    return args.stream && one_piece && same_phase && can_stream(y(first), cols);
+    return args.stream && args.x_stride == cols && args.y_stride == cols && can_stream(y(first), cols);
   }
 
   // What a segment of a long row adds to its sums, and the shift, since x may be gone when the sums are used (y == x).

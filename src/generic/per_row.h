@@ -14,6 +14,10 @@ struct PerRowOf<1> {
   using type = Single<double>;
 };
 template <>
+struct PerRowOf<2> {
+  using type = Doubled<Single<double>>;
+};
+template <>
 struct PerRowOf<GROUP> {
   using type = Quad;
 };
@@ -27,11 +31,22 @@ FLN_INLINE void read(Single<double>& to, const T* p) {
   to = {static_cast<double>(*p)};
 }
 
+template <typename H, typename T>
+FLN_INLINE void read(Doubled<H>& to, const T* p) {
+  read(to.low, p);
+  read(to.high, p + H::lanes);
+}
+
 FLN_INLINE void write(Quad a, float* p) { store_narrowed(a, p); }
 FLN_INLINE void write(Quad a, double* p) { a.store(p); }
 template <typename T>
 FLN_INLINE void write(Single<double> a, T* p) {
   *p = static_cast<T>(a.v);
+}
+template <typename H, typename T>
+FLN_INLINE void write(Doubled<H> a, T* p) {
+  write(a.low, p);
+  write(a.high, p + H::lanes);
 }
 
 // The sum of each row's register.
@@ -40,7 +55,7 @@ FLN_INLINE void sum_rows(const V* lanes, typename V::value_type* sums) {
   if constexpr (ROWS == GROUP) {
     sums_of_4(lanes[0], lanes[1], lanes[2], lanes[3], sums);
   } else {
-    sums[0] = lanes[0].sum();
+    for (int r = 0; r < ROWS; ++r) sums[r] = lanes[r].sum();
   }
 }
 
