@@ -15,6 +15,7 @@
 
 #include "moments.h"
 #include "stream.h"
+#include "tree.h"
 
 constexpr int BLOCK_ROWS = FLN_BACKWARD_BLOCK_ROWS;
 
@@ -41,15 +42,6 @@ struct BlockTerms {
 };
 static_assert(sizeof(BlockTerms<float>) == FLN_BACKWARD_TERMS * BLOCK_ROWS * sizeof(float), "as the caller allocates");
 
-// A row in the first sweep.
-template <typename T>
-struct SummedRow {
-  const T* dy;
-  const T* x;
-  const T* weight;  // or NULL
-  T mean, rstd;
-};
-
 // Sums over a row.
 template <typename V>
 struct RowSums {
@@ -59,6 +51,10 @@ struct RowSums {
 template <typename V>
 FLN_INLINE RowSums<V> operator+(RowSums<V> a, RowSums<V> b) {
   return {a.z + b.z, a.g + b.g, a.gz + b.gz};
+}
+template <typename H>
+FLN_INLINE RowSums<Doubled<H>> side_by_side(RowSums<H> low, RowSums<H> high) {
+  return {{low.z, high.z}, {low.g, high.g}, {low.gz, high.gz}};
 }
 
 template <typename T>
@@ -78,16 +74,6 @@ struct RowTotals {
   FLN_INLINE RowSums<Lanes> folded() const { return {z.folded(), g.folded(), gz.folded()}; }
 };
 
-// z and g of one register of columns. Lanes past the end of the row (n < lanes) are 0.
-template <bool ALL, bool WEIGHT, typename T>
-FLN_INLINE void load_terms(const SummedRow<T>& row, ptrdiff_t i, ptrdiff_t n, Vec<T>& z, Vec<T>& g) {
-  using V = Vec<T>;
-  const V mean = V::splat(row.mean), zero = V::splat(0);
-  z = ((ALL ? V::load(row.x + i) : V::load_first(row.x + i, n, mean)) - mean) * V::splat(row.rstd);
-  g = ALL ? V::load(row.dy + i) : V::load_first(row.dy + i, n, zero);
-  if (WEIGHT) g = g * (ALL ? V::load(row.weight + i) : V::load_first(row.weight + i, n, zero));
-}
-
 // The sums over one register or two.
 template <int COUNT, typename V>
 FLN_INLINE RowSums<V> leaf_sums(const V* z, const V* g) {
@@ -98,54 +84,57 @@ FLN_INLINE RowSums<V> leaf_sums(const V* z, const V* g) {
   }
 }
 
-// The sums over COUNT registers from column i on.
-template <int COUNT, bool WEIGHT, typename T>
-FLN_INLINE RowSums<Vec<T>> tree_sums(const SummedRow<T>& row, ptrdiff_t i) {
-  if constexpr (COUNT <= 2) {
-    Vec<T> z[COUNT], g[COUNT];
-    for (int k = 0; k < COUNT; ++k) load_terms<true, WEIGHT>(row, i + k * LANES<T>, LANES<T>, z[k], g[k]);
-    return leaf_sums<COUNT>(z, g);
-  } else {
-    const RowSums<Vec<T>> low = tree_sums<COUNT / 2, WEIGHT>(row, i);
-    return low + tree_sums<COUNT / 2, WEIGHT>(row, i + COUNT / 2 * LANES<T>);
-  }
-}
+// A row in the first sweep: the leaves of its trees, in registers R, which are virtual ones or parts of them.
+template <typename R, bool WEIGHT>
+struct SummedRow {
+  using V = R;
+  using T = typename V::value_type;
+  using Sum = RowSums<V>;
+  static constexpr ptrdiff_t lanes = LANES<T>;
+  const T* dy;
+  const T* x;
+  const T* weight;  // or NULL
+  T mean, rstd;
 
-// The same tree over n columns only, 0 < n <= COUNT registers.
-template <int COUNT, bool WEIGHT, typename T>
-FLN_INLINE RowSums<Vec<T>> tree_sums_first(const SummedRow<T>& row, ptrdiff_t i, ptrdiff_t n) {
-  if constexpr (COUNT == 1) {
-    Vec<T> z, g;
-    load_terms<false, WEIGHT>(row, i, n, z, g);
+  FLN_INLINE auto half() const { return SummedRow<decltype(V::low), WEIGHT>{dy, x, weight, mean, rstd}; }
+
+  template <bool ALL>
+  FLN_INLINE Sum one(ptrdiff_t i, ptrdiff_t n) const {
+    V z, g;
+    load<ALL>(i, n, z, g);
     return leaf_sums<1>(&z, &g);
-  } else {
-    constexpr ptrdiff_t half = COUNT / 2 * LANES<T>;
-    if (n <= half) return tree_sums_first<COUNT / 2, WEIGHT>(row, i, n);
-    if constexpr (COUNT == 2) {
-      Vec<T> z[2], g[2];
-      load_terms<true, WEIGHT>(row, i, half, z[0], g[0]);
-      load_terms<false, WEIGHT>(row, i + half, n - half, z[1], g[1]);
-      return leaf_sums<2>(z, g);
-    } else {
-      const RowSums<Vec<T>> low = tree_sums<COUNT / 2, WEIGHT>(row, i);
-      return low + tree_sums_first<COUNT / 2, WEIGHT>(row, i + half, n - half);
-    }
   }
-}
+  template <bool ALL>
+  FLN_INLINE Sum two(ptrdiff_t i, ptrdiff_t n) const {
+    V z[2], g[2];
+    load<true>(i, lanes, z[0], g[0]);
+    load<ALL>(i + lanes, n, z[1], g[1]);
+    return leaf_sums<2>(z, g);
+  }
+
+  // z and g of one register of columns. Lanes past the end of the row are 0.
+  template <bool ALL>
+  FLN_INLINE void load(ptrdiff_t i, ptrdiff_t n, V& z, V& g) const {
+    const V means = V::splat(mean), zero = V::splat(0);
+    z = ((ALL ? V::load(x + i) : V::load_first(x + i, n, means)) - means) * V::splat(rstd);
+    g = ALL ? V::load(dy + i) : V::load_first(dy + i, n, zero);
+    if (WEIGHT) g = g * (ALL ? V::load(weight + i) : V::load_first(weight + i, n, zero));
+  }
+};
 
 // fma() where an error of two roundings would pass the bound of dweight: in double, where no wider type helps.
-template <typename T>
-FLN_INLINE Vec<T> accurate_fma(Vec<T> a, Vec<T> b, Vec<T> c) {
-  if constexpr (sizeof(T) == sizeof(double) && !HAS_FMA) {
+template <typename V>
+FLN_INLINE V accurate_fma(V a, V b, V c) {
+  if constexpr (sizeof(typename V::value_type) == sizeof(double) && !HAS_FMA) {
     return fused(a, b, c);
   } else {
     return fma(a, b, c);
   }
 }
 
-template <bool ALL, typename T>
-FLN_INLINE Vec<T> load_lanes(const T* p, ptrdiff_t n) {
-  return ALL ? Vec<T>::load(p) : Vec<T>::load_first(p, n, Vec<T>::splat(0));
+template <bool ALL, typename T, typename V = Vec<T>>
+FLN_INLINE V load_lanes(const T* p, ptrdiff_t n) {
+  return ALL ? V::load(p) : V::load_first(p, n, V::splat(0));
 }
 template <bool ALL, typename V, typename T>
 FLN_INLINE void store_lanes(V a, T* p, ptrdiff_t n) {
@@ -172,13 +161,14 @@ FLN_INLINE void add_to_totals(Vec<double> part, double* high, ptrdiff_t n, ptrdi
   store_lanes<ALL>(total.low, high + cols, n);
 }
 
-// A row in the second sweep, from some column on.
-template <typename T>
+// A row in the second sweep, from some column on, in registers V.
+template <typename V>
 struct WrittenRow {
+  using T = typename V::value_type;
   const T* dy;
   const T* x;
   T* dx;
-  Vec<T> mean, rstd, offset, minus_mean_g, minus_mean_gx;
+  V mean, rstd, offset, minus_mean_g, minus_mean_gx;
 
   // The row from `n` columns further on, with another place for dx.
   FLN_INLINE WrittenRow from(ptrdiff_t n, T* to) const {
@@ -247,12 +237,11 @@ struct LayerNormBackward {
   const T* const weight = static_cast<const T*>(args.weight);
   const T* const mean = static_cast<const T*>(args.mean);
   const T* const rstd = static_cast<const T*>(args.rstd);
+  using P = Part<T>;
 
   FLN_INLINE const T* x(ptrdiff_t row) const { return static_cast<const T*>(args.x) + row * args.x_stride; }
   FLN_INLINE const T* dy(ptrdiff_t row) const { return static_cast<const T*>(args.dy) + row * args.dy_stride; }
   FLN_INLINE T* dx(ptrdiff_t row) const { return static_cast<T*>(args.dx) + row * args.dx_stride; }
-
-  FLN_INLINE SummedRow<T> summed_row(ptrdiff_t row) const { return {dy(row), x(row), weight, mean[row], rstd[row]}; }
 
   // From the sums of a row; `r` is its place in its block. The three sums over lanes share most of their work.
   template <typename V>
@@ -268,20 +257,20 @@ struct LayerNormBackward {
 
   template <bool STREAM>
   FLN_INLINE void find_terms(ptrdiff_t row, BlockTerms<T>& terms, int r) const {
-    const SummedRow<T> one = summed_row(row);
+    const SummedRow<Vec<T>, WEIGHT> one = {dy(row), x(row), weight, mean[row], rstd[row]};
     if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
       if (STREAM) prefetch_ahead(one.x, cols);
-      return write_terms(tree_sums_first<TREE, WEIGHT>(one, 0, cols), terms, r);
+      return write_terms(tree_first<TREE>(one, 0, cols), terms, r);
     }
     RowTotals<T> totals = RowTotals<T>::zero();
     ptrdiff_t i = 0;
     for (; i + TREE_COLS<T> <= cols; i += TREE_COLS<T>) {
       if (STREAM && in_one) prefetch_ahead(one.x + i, TREE_COLS<T>);
-      totals.add(tree_sums<TREE, WEIGHT>(one, i));
+      totals.add(tree_by_parts<TREE>(one, i));
     }
     if (i < cols) {
       if (STREAM && in_one) prefetch_ahead(one.x + i, cols - i);
-      totals.add(tree_sums_first<TREE, WEIGHT>(one, i, cols - i));
+      totals.add(tree_first<TREE>(one, i, cols - i));
     }
     write_terms(totals.folded(), terms, r);
   }
@@ -293,10 +282,10 @@ struct LayerNormBackward {
     for (; r < end; ++r) find_terms<STREAM>(block + r, terms, r);
   }
 
-  FLN_INLINE WrittenRow<T> written_row(ptrdiff_t block, int r, const BlockTerms<T>& terms, ptrdiff_t i) const {
-    using V = Vec<T>;
+  template <typename V>
+  FLN_INLINE WrittenRow<V> written_row(ptrdiff_t block, int r, const BlockTerms<T>& terms, ptrdiff_t i) const {
     const ptrdiff_t row = block + r;
-    WrittenRow<T> at;
+    WrittenRow<V> at;
     at.dy = dy(row) + i;
     at.x = x(row) + i;
     if (DX || DWEIGHT) {
@@ -314,13 +303,12 @@ struct LayerNormBackward {
 
   // One register of a row in the second sweep, d = x - mean: dx, and the row added to what its pair adds to dweight and
   // dbias.
-  static FLN_INLINE Vec<T> gradients(const WrittenRow<T>& row, bool is_first, Vec<T> d, Vec<T> dy, Vec<T> weight,
-                                     Vec<T>& dw, Vec<T>& db) {
-    using V = Vec<T>;
+  template <typename V>
+  static FLN_INLINE V gradients(const WrittenRow<V>& row, bool is_first, V d, V dy, V weight, V& dw, V& db) {
     if (DBIAS) db = is_first ? dy : db + dy;
     if (!DX && !DWEIGHT) return dy;  // nobody asks for it
-    const V x_hat = accurate_fma<T>(d, row.rstd, row.offset);
-    if (DWEIGHT) dw = is_first ? dy * x_hat : accurate_fma<T>(dy, x_hat, dw);
+    const V x_hat = accurate_fma(d, row.rstd, row.offset);
+    if (DWEIGHT) dw = is_first ? dy * x_hat : accurate_fma(dy, x_hat, dw);
     const V g = WEIGHT ? fma(dy, weight, row.minus_mean_g) : dy + row.minus_mean_g;
     return fma(x_hat, row.minus_mean_gx, g) * row.rstd;
   }
@@ -329,16 +317,16 @@ struct LayerNormBackward {
   // nothing in what goes with the columns. All is loaded before anything is stored: rows may stand at the same place of
   // different pages, see WaitingParts.
   template <int ROWS, bool FIRST, bool ALL, bool STREAM>
-  static FLN_INLINE void write_lanes(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
-    using V = Vec<T>;
+  static FLN_INLINE void write_register(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+    using V = P;
     V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db, dw_before, db_before;
     for (int k = 0; k < ROWS; ++k) {
-      dy[k] = load_lanes<ALL>(rows[k].dy + i, n);
-      if (DX || DWEIGHT) x[k] = load_lanes<ALL>(rows[k].x + i, n);
+      dy[k] = load_lanes<ALL, T, V>(rows[k].dy + i, n);
+      if (DX || DWEIGHT) x[k] = load_lanes<ALL, T, V>(rows[k].x + i, n);
     }
-    if (WEIGHT) weight = load_lanes<ALL>(to.weight + i, n);
-    if (DWEIGHT && !FIRST) dw_before = load_lanes<ALL>(to.dweight + i, n);
-    if (DBIAS && !FIRST) db_before = load_lanes<ALL>(to.dbias + i, n);
+    if (WEIGHT) weight = load_lanes<ALL, T, V>(to.weight + i, n);
+    if (DWEIGHT && !FIRST) dw_before = load_lanes<ALL, T, V>(to.dweight + i, n);
+    if (DBIAS && !FIRST) db_before = load_lanes<ALL, T, V>(to.dbias + i, n);
     for (int k = 0; k < ROWS; ++k) {
       const V d = DX || DWEIGHT ? x[k] - rows[k].mean : dy[k];
       dx[k] = gradients(rows[k], k == 0, d, dy[k], weight, dw, db);
@@ -350,9 +338,24 @@ struct LayerNormBackward {
     if (DBIAS) store_lanes<ALL>(FIRST ? db : db_before + db, to.dbias + i, n);
   }
 
+  // Over n columns, at most those of a virtual register: in parts of it, since two rows of those are all that there is
+  // room for (AVX2, 128x768: float32 0.94, float64 0.96 of the time of two rows of whole ones).
+  template <int ROWS, bool FIRST, bool ALL, bool STREAM>
+  static FLN_INLINE void write_lanes(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+#pragma GCC unroll 16
+    for (int part = 0; part < LANES<T>; part += P::lanes) {
+      if (ALL) {
+        write_register<ROWS, FIRST, true, STREAM>(rows, to, i + part, P::lanes);
+      } else if (part < n) {
+        const ptrdiff_t left = n - part;
+        write_register<ROWS, FIRST, false, STREAM>(rows, to, i + part, left < P::lanes ? left : P::lanes);
+      }
+    }
+  }
+
   // Of x too if rows are long: of these, the first sweep reads nothing else and leaves it to the hardware (with what it
   // asked for ahead, 64x65536 float64 took 1.14 times as long).
-  FLN_INLINE void prefetch_row(const WrittenRow<T>& row, ptrdiff_t i) const {
+  FLN_INLINE void prefetch_row(const WrittenRow<P>& row, ptrdiff_t i) const {
     prefetch_ahead(row.dy + i, LANES<T>);
     if (!in_one) prefetch_ahead(row.x + i, LANES<T>);
   }
@@ -362,9 +365,9 @@ struct LayerNormBackward {
   FLN_INLINE void write_rows(ptrdiff_t block, int r, const BlockTerms<T>& terms, const WrittenCols<T>& to, ptrdiff_t i,
                              ptrdiff_t n, Exit<T, HOW>* exit) const {
     constexpr bool PREFETCH = HOW != Stores::CACHED, STREAM = HOW == Stores::STREAMED;
-    WrittenRow<T> rows[ROWS];
+    WrittenRow<P> rows[ROWS];
     for (int q = 0; q < ROWS; ++q) {
-      rows[q] = written_row(block, r + q, terms, i);
+      rows[q] = written_row<P>(block, r + q, terms, i);
       if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->place(rows[q].dx, n);
     }
     const ptrdiff_t head = head_of<HOW>(place(block + r, i), n);
@@ -388,11 +391,11 @@ struct LayerNormBackward {
 
   // The columns before the first whole line, and those after the last one.
   template <int ROWS, bool FIRST, Stores HOW>
-  static FLN_INLINE void write_head(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t head,
+  static FLN_INLINE void write_head(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t head,
                                     Exit<T, HOW>* exit) {
     if constexpr (HOW == Stores::STREAMED) {
       if (exit) {
-        WrittenRow<T> starts[ROWS];
+        WrittenRow<P> starts[ROWS];
         for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, exit->start(q, head));
         write_lanes<ROWS, FIRST, false, false>(starts, to, 0, head);
         return exit->close_before(rows[0].dx, head);
@@ -401,11 +404,11 @@ struct LayerNormBackward {
     write_lanes<ROWS, FIRST, false, false>(rows, to, 0, head);
   }
   template <int ROWS, bool FIRST, Stores HOW>
-  static FLN_INLINE void write_end(const WrittenRow<T>* rows, const WrittenCols<T>& to, ptrdiff_t k, ptrdiff_t n,
+  static FLN_INLINE void write_end(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t k, ptrdiff_t n,
                                    Exit<T, HOW>* exit) {
     if constexpr (HOW == Stores::STREAMED) {
       if (exit) {
-        WrittenRow<T> ends[ROWS];
+        WrittenRow<P> ends[ROWS];
         for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, exit->end(q, ROWS));
         write_lanes<ROWS, FIRST, false, false>(ends, to.from(k), 0, n - k);
         for (int q = 0; q < ROWS; ++q) exit->leave(q, ROWS, rows[q].dx + k, n - k);
@@ -474,7 +477,7 @@ struct LayerNormBackward {
     using V = Vec<T>;
     V d[ROWS][VECS], dy_of[ROWS][VECS];
     BlockTerms<T> terms;
-    WrittenRow<T> rows[ROWS];
+    WrittenRow<V> rows[ROWS];
     for (int r = 0; r < ROWS; ++r) {
       const V center = V::splat(mean[row + r]), scale = V::splat(rstd[row + r]);
       V z[VECS], g[VECS];
@@ -486,7 +489,7 @@ struct LayerNormBackward {
       }
       write_terms(short_sums<VECS>(z, g), terms, r);
     }
-    for (int r = 0; r < ROWS; ++r) rows[r] = written_row(row, r, terms, 0);
+    for (int r = 0; r < ROWS; ++r) rows[r] = written_row<V>(row, r, terms, 0);
     for (int v = 0; v < VECS; ++v) {
       V dw_sum, db_sum;
       for (int r = 0; r < ROWS; ++r) {
@@ -500,7 +503,7 @@ struct LayerNormBackward {
     }
   }
 
-  // The tree of tree_sums().
+  // The tree of the first sweep over longer rows.
   template <int VECS>
   static FLN_INLINE RowSums<Vec<T>> short_sums(const Vec<T>* z, const Vec<T>* g) {
     if constexpr (VECS <= 2) {
