@@ -15,15 +15,16 @@ cdef extern from *:
     """
     #ifdef _OPENMP
     #include <omp.h>
+    #define FLN_OPENMP _OPENMP
     #else
-    #define _OPENMP 0
+    #define FLN_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
     static double omp_get_wtime(void) { return 0; }
     #endif
     """
-    const int _OPENMP
+    const int FLN_OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
@@ -61,7 +62,7 @@ _scoped = contextvars.ContextVar("fastln.threads", default=0)
 
 def openmp_version() -> int:
     """The OpenMP version this build was compiled with as yyyymm, 0 without OpenMP."""
-    return _OPENMP
+    return FLN_OPENMP
 
 
 def get_num_threads() -> int:
@@ -147,7 +148,7 @@ def get_min_parallel_bytes() -> int:
 
 def threads_reason() -> str:
     """Why get_num_threads() is what it is."""
-    if not _OPENMP:
+    if not FLN_OPENMP:
         return "built without OpenMP"
     if _forked_after_parallel:
         return "forked after a parallel call"
@@ -223,7 +224,7 @@ cdef tuple _asked():
 
 
 cdef int _limit(object num_threads) except -1:
-    if not _OPENMP or _forked_after_parallel:
+    if not FLN_OPENMP or _forked_after_parallel:
         return 1
     if num_threads is not None:
         return min(operator.index(num_threads), 1 << 16)
