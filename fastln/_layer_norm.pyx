@@ -40,7 +40,7 @@ from fastln._dispatch cimport (
     stream_bytes,
 )
 from fastln._stores cimport FORWARD, Trials, clock, goes_past, tell, trials_of
-from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
+from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
 
@@ -225,7 +225,7 @@ cdef object empty_stats(object x, int ndim):
 cdef int run(Plan* plan, object num_threads) except -1:
     """The kernel over all rows: here, or on several threads."""
     cdef Py_ssize_t segments
-    cdef int count
+    cdef Turn turn
     cdef Trials* trials = NULL
     cdef double began
     cdef bint in_place = plan.args.y == plan.args.x  # what is written is in the cache already
@@ -234,27 +234,30 @@ cdef int run(Plan* plan, object num_threads) except -1:
         plan.kernel(&plan.args, 0, plan.rows)
         return 0
     segments = (plan.args.cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
-    count = threads_for(max(plan.rows, segments), plan.size, num_threads)
+    threads_for(max(plan.rows, segments), plan.size, num_threads, &turn)
     if not in_place:
-        trials = trials_of(FORWARD, plan.rows, plan.size, count)
+        trials = trials_of(FORWARD, plan.rows, plan.size, turn.count)
         plan.args.stream = goes_past(trials, plan.size, stream_bytes)
     began = clock()
-    if count > 1:
-        share(plan, segments, count)
+    if turn.count > 1:
+        share(plan, segments, &turn)
     else:
         with nogil:
             plan.kernel(&plan.args, 0, plan.rows)
+            if turn.limit > 1:
+                turn.ended = now()
     tell(trials, plan.args.stream, clock() - began)
-    return 0
+    return end_turn(&turn)
 
 
 @cython.cdivision(True)
-cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
+cdef int share(const Plan* plan, Py_ssize_t segments, Turn* turn) except -1:
     """One block of whole rows to each thread; long rows left over are shared by all where that leaves fewer idle."""
+    cdef int count = turn.count, i
     cdef Py_ssize_t left_over = plan.rows % count
     cdef Py_ssize_t rows, block, row
     cdef double* sums = NULL
-    cdef int i
+    cdef double busy = 0
     # A row that is shared takes as long as the largest share of its segments; whole rows, in the worst block, one row.
     if left_over * ((segments + count - 1) // count) >= segments:
         left_over = 0
@@ -267,15 +270,22 @@ cdef int share(const Plan* plan, Py_ssize_t segments, int count) except -1:
     with nogil:
         if rows > 0:
             for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-                plan.kernel(&plan.args, min(i * block, rows), min(i * block + block, rows))
+                busy += run_block(plan, min(i * block, rows), min(i * block + block, rows))
         for row in range(rows, plan.rows):
-            share_row(plan, row, segments, sums, count)
+            busy += share_row(plan, row, segments, sums, count)
+        turn.busy, turn.ended = busy, now()
         free(sums)
     return 0
 
 
-@cython.cdivision(True)
-cdef int share_row(
+cdef double run_block(const Plan* plan, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Some rows. Returns the seconds that it took, as do the others that are done on a thread of several."""
+    cdef double began = now()
+    plan.kernel(&plan.args, first, last)
+    return now() - began
+
+
+cdef double share_row(
     const Plan* plan, Py_ssize_t row, Py_ssize_t segments, double* sums, int count
 ) noexcept nogil:
     """Each thread sums some segments of the row, and when all of them are there, normalizes the same ones.
@@ -283,17 +293,36 @@ cdef int share_row(
     The team is as large as for whole rows, even if some get nothing: OpenMP would end threads that a smaller one leaves
     out, and start them anew for the next call.
     """
-    cdef Py_ssize_t segment, first, last
+    cdef double busy = 0
     cdef int i
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        for segment in range(first_segment(i, segments, count), first_segment(i + 1, segments, count)):
-            plan.sums(&plan.args, row, segment, sums + segment * FLN_FORWARD_SUMS)
+        busy += sum_segments(plan, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums)
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        first = first_segment(i, segments, count) * FLN_FORWARD_SEGMENT_COLS
-        last = min(first_segment(i + 1, segments, count) * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
-        if first < last:
-            plan.columns(&plan.args, row, sums, first, last)
-    return 0
+        busy += write_segments(
+            plan, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums
+        )
+    return busy
+
+
+cdef double sum_segments(
+    const Plan* plan, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double* sums
+) noexcept nogil:
+    cdef double began = now()
+    cdef Py_ssize_t segment
+    for segment in range(first, last):
+        plan.sums(&plan.args, row, segment, sums + segment * FLN_FORWARD_SUMS)
+    return now() - began
+
+
+cdef double write_segments(
+    const Plan* plan, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, const double* sums
+) noexcept nogil:
+    cdef double began = now()
+    first *= FLN_FORWARD_SEGMENT_COLS
+    last = min(last * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
+    if first < last:
+        plan.columns(&plan.args, row, sums, first, last)
+    return now() - began
 
 
 @cython.cdivision(True)

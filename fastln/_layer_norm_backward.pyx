@@ -39,7 +39,7 @@ from fastln._dispatch cimport (
     stream_bytes,
 )
 from fastln._stores cimport BACKWARD, Trials, clock, goes_past, tell, trials_of
-from fastln._threads cimport check_num_threads, min_parallel_bytes, threads_for
+from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
 
@@ -307,7 +307,11 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     cdef void* dbias_to = NULL if dbias is None else data_of(dbias)
     cdef Py_ssize_t rows = plan.rows, cols = plan.args.cols, blocks, size
     cdef bint is_small = plan.size // PARALLEL_FACTOR < min_parallel_bytes
-    cdef int count = 1 if is_small else threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads)
+    cdef Turn turn
+    cdef int count = 1
+    turn.limit = 1
+    if not is_small:
+        count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads, &turn)
     cdef Trials* trials = NULL
     cdef double began
     work.args = plan.args
@@ -341,9 +345,11 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
         began = clock()
         with nogil:
             if work.terms != NULL:
-                run_by_columns(&work, count)
+                turn.busy = run_by_columns(&work, count)
             else:
-                run_by_rows(&work, count)
+                turn.busy = run_by_rows(&work, count)
+            if turn.limit > 1:
+                turn.ended = now()
             if work.dweight != dweight_to:
                 plan.merge(<double*> work.dweight, work.chunks, cols, dweight_to)
             if work.dbias != dbias_to:
@@ -352,7 +358,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     finally:
         free(totals)
         free(work.terms)
-    return 0
+    return end_turn(&turn)
 
 
 cdef int as_mask(object output_mask) except -1:
@@ -400,20 +406,33 @@ cdef void run_part(
     work.kernel(&work.args, &part)
 
 
-cdef int run_by_rows(const Work* work, int count) noexcept nogil:
-    """Each thread takes whole chunks."""
+cdef double run_by_rows(const Work* work, int count) noexcept nogil:
+    """Each thread takes whole chunks. Returns the seconds that several threads worked in all."""
+    cdef double busy = 0
     cdef Py_ssize_t i
     if count == 1:
         for i in range(work.chunks):
             run_part(work, i, 0, work.args.cols)
     else:
         for i in prange(work.chunks, num_threads=count, schedule="dynamic", chunksize=1):
-            run_part(work, i, 0, work.args.cols)
-    return 0
+            busy += run_chunks(work, i, i + 1, 0, work.args.cols)
+    return busy
 
 
-cdef void find_terms(const Work* work, Py_ssize_t block) noexcept nogil:
-    """The first sweep over a block of rows, without the second."""
+cdef double run_chunks(
+    const Work* work, Py_ssize_t first, Py_ssize_t last, Py_ssize_t first_col, Py_ssize_t last_col
+) noexcept nogil:
+    """Some chunks, over some columns. Returns the seconds that it took."""
+    cdef double began = now()
+    cdef Py_ssize_t chunk
+    for chunk in range(first, last):
+        run_part(work, chunk, first_col, last_col)
+    return now() - began
+
+
+cdef double find_terms(const Work* work, Py_ssize_t block) noexcept nogil:
+    """The first sweep over a block of rows, without the second. Returns the seconds that it took."""
+    cdef double began = now()
     cdef fln_layer_norm_backward_part part
     part.first_row = block * FLN_BACKWARD_BLOCK_ROWS
     part.last_row = min(part.first_row + FLN_BACKWARD_BLOCK_ROWS, work.rows)
@@ -423,20 +442,22 @@ cdef void find_terms(const Work* work, Py_ssize_t block) noexcept nogil:
     part.dweight = work.dweight
     part.dbias = work.dbias
     work.kernel(&work.args, &part)
+    return now() - began
 
 
-cdef int run_by_columns(const Work* work, int count) noexcept nogil:
-    """The first sweep by blocks of rows; then each thread takes a range of columns of all rows."""
+cdef double run_by_columns(const Work* work, int count) noexcept nogil:
+    """The first sweep by blocks of rows; then each thread takes a range of columns of all rows.
+
+    Returns the seconds that they worked in all.
+    """
     cdef Py_ssize_t blocks = (work.rows + FLN_BACKWARD_BLOCK_ROWS - 1) // FLN_BACKWARD_BLOCK_ROWS
-    cdef Py_ssize_t i, chunk, width, first_col, last_col
+    cdef Py_ssize_t i, width
+    cdef double busy = 0
     for i in prange(blocks, num_threads=count, schedule="dynamic", chunksize=1):
-        find_terms(work, i)
+        busy += find_terms(work, i)
     width = (work.args.cols + count - 1) // count
     width = (width + COLUMNS_PER_THREAD - 1) // COLUMNS_PER_THREAD * COLUMNS_PER_THREAD
     # The last threads may have no columns left; a part without columns would be a first sweep.
     for i in prange((work.args.cols + width - 1) // width, num_threads=count, schedule="static", chunksize=1):
-        first_col = i * width
-        last_col = min(first_col + width, work.args.cols)
-        for chunk in range(work.chunks):
-            run_part(work, chunk, first_col, last_col)
-    return 0
+        busy += run_chunks(work, 0, work.chunks, i * width, min(i * width + width, work.args.cols))
+    return busy

@@ -1,9 +1,9 @@
-"""Whether a large result is stored in the cache or past it: tried both ways, and remembered for calls of the same shape.
+"""Whether a large result is stored in the cache or past it: tried both ways, and remembered for calls of that shape.
 
 What pays depends on how much of the last-level cache this process really has, which no file tells: on a server the
-others use it too. Of the same 32 MB, float32 forward 2048x1024 (17 MB) took 0.36 of the time past the cache on one
-machine, and 1.2 times as long on another; there 4096x768 (25 MB) took 0.9 on one thread and 1.4 on two. The bits are the
-same either way.
+others use it too. With the same 32 MB, float32 forward 2048x1024 (17 MB) took 0.36 of the time past the cache on one
+machine; on another 1024x1024 (8 MB) took 1.2 times as long, and 4096x768 (25 MB) 0.9 on one thread and 1.4 on two. The
+bits are the same either way.
 """
 
 cimport cython

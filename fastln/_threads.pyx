@@ -9,37 +9,63 @@ import contextvars
 import operator
 import os
 
+cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.math cimport INFINITY
 
 cdef extern from *:
     """
     #ifdef _OPENMP
     #include <omp.h>
+    #define FLN_OPENMP _OPENMP
     #else
-    #define _OPENMP 0
+    #define FLN_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
     static double omp_get_wtime(void) { return 0; }
     #endif
     """
-    const int _OPENMP
+    const int FLN_OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
     double omp_get_wtime() nogil
 
-# Below this many bytes read and written, a call stays on the calling thread; from WAKING times as many on it gets
-# threads. In between it does if it makes up so many together with those before it, each of which began within
-# SUCCESSION_SECONDS after the one before. For what a second thread costs depends on what it did last: 1 us while it
-# still spins after a parallel loop, as OpenMP's threads mostly do for a millisecond or more; 30 to 100 us if it sleeps;
-# milliseconds where another pool spins on its core, which ends the succession (13 calls of 0.4 MB between the matrix
-# products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one).
-# Measured: one thread takes 5 us for 256 KiB, 1.3 times as long as two that spin, and 1.8 times for 0.8 MB (128x768);
-# for 4 MiB it takes 87 us, as long as with a second one that sleeps.
+# Below this many bytes read and written, a call stays on the calling thread: one thread takes 5 us for 256 KiB, 1.3
+# times as long as two that are awake, and 1.8 times for 0.8 MB (128x768). From there on `Waking` decides.
 DEFAULT_MIN_PARALLEL_BYTES = 256 * 1024
-cdef Py_ssize_t WAKING = 16
-cdef double SUCCESSION_SECONDS = 500e-6
+
+# How long the threads have had nothing to do, in kinds that cost alike. OpenMP's threads spin after a parallel loop and
+# then sleep: libgomp's spun for 8 ms with the usual settings; not at all with OMP_WAIT_POLICY=passive; for ever with
+# active.
+cdef enum:
+    AWAKE  # less than AWAKE_SECONDS: 1 us to fork and join
+    DROWSY  # less than ASLEEP_SECONDS: they may have gone to sleep, or others work on their cores
+    ASLEEP
+    KINDS
+cdef double AWAKE_SECONDS = 500e-6
+cdef double ASLEEP_SECONDS = 10e-3
+
+# What is taken for granted until it has been measured. One thread takes 87 us for 4 MiB in the cache (50 GB/s), as long
+# as with a second one that sleeps: so waking it costs 40 us there.
+cdef double FIRST_SECONDS_PER_BYTE = 20e-12
+cdef double FIRST_COST[KINDS]
+FIRST_COST[:] = [1e-6, 40e-6, 40e-6]
+
+# The cost of a kind is the second largest of its last so many: one late start is chance, two are the rule.
+cdef enum:
+    REMEMBERED = 3
+
+# A call that is to pay for waking by itself must save this many times what that costs: for the cost varies, and two
+# threads on the same memory save less than half (0.62 to 0.66 of the time at 64 MB, where 0.5 is assumed).
+cdef double MARGIN = 2
+
+# Threads that cost too much are tried again when the calls that stayed serial might have saved this many times their
+# cost. A trial that turns out cheap spends little of that, and the next follows soon. So trials take at most 1/16 of
+# the time with two threads; and since a call that takes more than 1.5 times as long as on one thread costs more than
+# twice what it might save, these are fewer than 1 call in 16.
+cdef double TRIAL = 8
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did
@@ -47,12 +73,10 @@ cdef int _default = 0  # found on first use
 cdef str _default_reason = ""
 # What the OpenMP runtime says where nobody has limited it.
 cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
-# Whether the threads of the OpenMP runtime sleep as soon as they have nothing to do.
-cdef bint _sleepy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
-# The last call that might have got threads, and what its succession came to.
-cdef double _last_time = 0
+# When the last call that might have got threads ended, and the last that did, both on this thread.
 cdef unsigned long _last_thread = 0
-cdef Py_ssize_t _succession = 0
+cdef double _last_call = 0
+cdef double _last_region = 0
 cdef bint _ran_parallel = False
 cdef bint _forked_after_parallel = False
 
@@ -61,7 +85,7 @@ _scoped = contextvars.ContextVar("fastln.threads", default=0)
 
 def openmp_version() -> int:
     """The OpenMP version this build was compiled with as yyyymm, 0 without OpenMP."""
-    return _OPENMP
+    return FLN_OPENMP
 
 
 def get_num_threads() -> int:
@@ -132,7 +156,7 @@ def _threads_scope(num_threads):
 def set_min_parallel_bytes(size: int) -> int:
     """Set the size in bytes below which a call stays serial (FASTLN_MIN_PARALLEL_BYTES); returns the former one.
 
-    Calls of less than 16 times the size stay serial too unless they follow each other quickly; 0 excepts none.
+    Larger calls stay serial too while waking the threads has cost more than they save; 0 excepts none.
     """
     global min_parallel_bytes
     cdef Py_ssize_t former = min_parallel_bytes
@@ -147,7 +171,7 @@ def get_min_parallel_bytes() -> int:
 
 def threads_reason() -> str:
     """Why get_num_threads() is what it is."""
-    if not _OPENMP:
+    if not FLN_OPENMP:
         return "built without OpenMP"
     if _forked_after_parallel:
         return "forked after a parallel call"
@@ -223,7 +247,7 @@ cdef tuple _asked():
 
 
 cdef int _limit(object num_threads) except -1:
-    if not _OPENMP or _forked_after_parallel:
+    if not FLN_OPENMP or _forked_after_parallel:
         return 1
     if num_threads is not None:
         return min(operator.index(num_threads), 1 << 16)
@@ -246,26 +270,140 @@ cdef int check_num_threads(object num_threads) except -1:
     return 0
 
 
-cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads) except -1:
+@cython.auto_pickle(False)
+cdef class Waking:
+    """What threads have cost, and whether a call is worth them. It knows no clock: all times are arguments, in seconds.
+
+    A call gets threads if what they save pays for what they cost after their pause: in this call alone; or in the calls
+    that followed each other up to this one, if after the pauses between them the threads cost less than such a call
+    saves; or, rarely, as a trial.
+
+    To wake a thread took 7 ms where the kernel put it on the core on which the caller spins for it: both wait for a
+    tick of the scheduler, twice. Another pool that spins on their cores costs as much: 13 calls of 0.4 MB between the
+    matrix products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one.
+    Elsewhere 50 us is usual.
+    """
+    cdef double costs[KINDS][REMEMBERED]
+    cdef int oldest[KINDS]
+    cdef double missed[KINDS]  # what serial calls after such pauses might have saved, until it is spent on trials
+    cdef double succession  # what those that followed each other might have saved
+    cdef double seconds_per_byte  # of serial calls
+
+    def __cinit__(self):
+        cdef int kind, i
+        for kind in range(KINDS):
+            self.oldest[kind] = 0
+            self.missed[kind] = 0
+            for i in range(REMEMBERED):
+                self.costs[kind][i] = FIRST_COST[kind]
+        self.succession = 0
+        self.seconds_per_byte = FIRST_SECONDS_PER_BYTE
+
+    cpdef bint is_worth(self, Py_ssize_t size, int count, double gap, double pause):
+        """Whether a call of `size` bytes is to get `count` threads.
+
+        It begins `gap` after the end of the call before it, `pause` after the end of the last one on several threads.
+        """
+        cdef double saved = self.saved(size, count)
+        if gap >= ASLEEP_SECONDS:
+            self.succession = 0
+        return (
+            saved >= self.price(pause)
+            or saved >= self.price(gap) and self.succession + saved >= self.cost(pause)
+            or self.missed[kind_of(pause)] + saved >= TRIAL * self.cost(pause)  # a trial
+        )
+
+    cpdef int ran_alone(self, Py_ssize_t size, int count, double seconds, double gap, double pause) except -1:
+        """A call that was not worth `count` threads took so many seconds."""
+        cdef double saved = self.saved(size, count)
+        cdef double known = self.seconds_per_byte
+        self.succession += saved
+        self.miss(saved, pause)
+        if kind_of(gap) != kind_of(pause):  # the calls before it were serial too, else its pause would be as short
+            self.miss(saved, gap)
+        # By a factor of 2 at most: the thread may have been interrupted.
+        self.seconds_per_byte = min(max(seconds / size, known / 2), known * 2)
+        return 0
+
+    cdef void miss(self, double saved, double pause):
+        cdef int kind = kind_of(pause)
+        self.missed[kind] = min(self.missed[kind] + saved, TRIAL * self.cost(pause))
+
+    cpdef int ran_together(self, int count, double seconds, double busy, double pause) except -1:
+        """A call on `count` threads took so many seconds; together they worked `busy` seconds."""
+        cdef int kind = kind_of(pause)
+        cdef double cost = max(seconds - busy / count, 0)
+        self.costs[kind][self.oldest[kind]] = cost
+        self.oldest[kind] = (self.oldest[kind] + 1) % REMEMBERED
+        self.missed[kind] = max(self.missed[kind] - TRIAL * cost, 0)
+        self.succession = 0
+        return 0
+
+    cpdef double cost(self, double pause) except -1:
+        """Seconds that a parallel loop after such a pause takes beyond its work."""
+        cdef int kind = kind_of(pause), i
+        cdef double largest = 0, second = 0, cost
+        for i in range(REMEMBERED):
+            cost = self.costs[kind][i]
+            second = max(second, min(cost, largest))
+            largest = max(cost, largest)
+        return second
+
+    cpdef double price(self, double pause) except -1:
+        """Seconds that a call must save if it is to pay for its threads by itself."""
+        return self.cost(pause) * (1 if kind_of(pause) == AWAKE else MARGIN)
+
+    cpdef double saved(self, Py_ssize_t size, int count) except -1:
+        """Seconds by which `count` threads that share the work evenly are faster than one."""
+        return size * self.seconds_per_byte * (count - 1) / count
+
+
+cdef int kind_of(double pause) noexcept:
+    return AWAKE if pause < AWAKE_SECONDS else DROWSY if pause < ASLEEP_SECONDS else ASLEEP
+
+
+cdef Waking _waking = Waking()
+
+
+cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn* turn) except -1:
     global _ran_parallel
+    turn.limit = turn.count = 1
     if size < min_parallel_bytes or parts < 2 or omp_in_parallel():
         return 1
-    cdef int count = <int>min(_limit(num_threads), parts)
-    if count == 1 or (size if _sleepy else bytes_in_succession(size)) // WAKING < min_parallel_bytes:
+    turn.limit = <int>min(_limit(num_threads), parts)
+    if turn.limit == 1:
         return 1
-    _ran_parallel = True
-    return count
+    turn.size = size
+    turn.busy = 0
+    turn.began = now()
+    turn.gap = turn.pause = INFINITY
+    if PyThread_get_thread_ident() == _last_thread:  # each thread has its own team
+        turn.gap, turn.pause = turn.began - _last_call, turn.began - _last_region
+    if min_parallel_bytes == 0 or _waking.is_worth(size, turn.limit, turn.gap, turn.pause):
+        turn.count = turn.limit
+        _ran_parallel = True
+    return turn.count
 
 
-cdef Py_ssize_t bytes_in_succession(Py_ssize_t size) noexcept:
-    """Bytes of the call that begins now and of those that it follows quickly, on the same thread."""
-    global _last_time, _last_thread, _succession
-    cdef double now = omp_get_wtime()
-    cdef unsigned long thread = PyThread_get_thread_ident()
-    cdef bint follows = now - _last_time < SUCCESSION_SECONDS and thread == _last_thread
-    _succession = _succession + size if follows else size
-    _last_time, _last_thread = now, thread
-    return _succession
+cdef int end_turn(const Turn* turn) except -1:
+    global _last_thread, _last_call, _last_region
+    cdef unsigned long thread
+    if turn.limit == 1:
+        return 0
+    thread = PyThread_get_thread_ident()
+    if thread != _last_thread:
+        _last_thread, _last_region = thread, -INFINITY
+    _last_call = turn.ended
+    if turn.count > 1:
+        _last_region = turn.ended
+        _waking.ran_together(turn.count, turn.ended - turn.began, turn.busy, turn.pause)
+    elif turn.size > 0:
+        _waking.ran_alone(turn.size, turn.limit, turn.ended - turn.began, turn.gap, turn.pause)
+    return 0
+
+
+cdef double now() noexcept nogil:
+    return omp_get_wtime()
 
 
 def _after_fork_in_child():
