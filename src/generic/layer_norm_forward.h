@@ -111,7 +111,7 @@ struct LayerNormForward {
     if (STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0
                : Row::is_short || (all <= FAR_BYTES && size <= GROUPS_UP_TO) || size >= GROUPS_FROM) {
       row = groups<Row, GROUP, STREAM>(row, last, ahead, seams);
-    } else if (!STREAM && all <= NEAR_BYTES && size < PAIRS_BELOW) {
+    } else if (!STREAM && row + 2 <= last && all <= NEAR_BYTES && size < PAIRS_BELOW) {
       row = groups<Row, 2, STREAM>(row, last, ahead, seams);
     }
     groups<Row, 1, STREAM>(row, last, ahead, seams);
