@@ -79,7 +79,7 @@ cdef extern from "fastln.h" nogil:
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active
 
-# A call of the backward pass that reads and writes more than this stores its result past the cache.
+# A call that reads and writes as much (gradients: a quarter) stores its result past the cache, if nobody knows better.
 cdef Py_ssize_t stream_bytes
 
 # The same if nobody has set another: the size of the last-level cache.

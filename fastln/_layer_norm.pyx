@@ -39,7 +39,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_forward_sums,
     stream_bytes,
 )
-from fastln._stores cimport FORWARD, Trials, clock, goes_past, tell, trials_of
+from fastln._stores cimport FORWARD, Shape, clock, goes_past, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -226,27 +226,31 @@ cdef int run(Plan* plan, object num_threads) except -1:
     """The kernel over all rows: here, or on several threads."""
     cdef Py_ssize_t segments
     cdef Turn turn
-    cdef Trials* trials = NULL
-    cdef double began
-    cdef bint in_place = plan.args.y == plan.args.x  # what is written is in the cache already
-    plan.args.stream = plan.size >= stream_bytes and not in_place
+    cdef Shape shape
+    cdef double began, seconds
+    cdef Py_ssize_t cols = plan.args.cols
+    # In place, what is written is in the cache already; and only arrays in one piece can go past it.
+    cdef bint may_stream = plan.args.y != plan.args.x and plan.args.x_stride == cols and plan.args.y_stride == cols
     if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
+        plan.args.stream = may_stream and plan.size >= stream_bytes
         plan.kernel(&plan.args, 0, plan.rows)
         return 0
-    segments = (plan.args.cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
+    segments = (cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
     threads_for(max(plan.rows, segments), plan.size, num_threads, &turn)
-    if not in_place:
-        trials = trials_of(FORWARD, plan.rows, plan.size, turn.count)
-        plan.args.stream = goes_past(trials, plan.size, stream_bytes)
-    began = clock()
+    shape = Shape(FORWARD, turn.count, plan.rows, cols, plan.size)
+    plan.args.stream = may_stream and goes_past(&shape, stream_bytes)
     if turn.count > 1:
         share(plan, segments, &turn)
+        seconds = turn.ended - turn.began
     else:
         with nogil:
+            began = clock()
             plan.kernel(&plan.args, 0, plan.rows)
+            seconds = clock() - began
             if turn.limit > 1:
                 turn.ended = now()
-    tell(trials, plan.args.stream, clock() - began)
+    if may_stream:
+        tell(&shape, plan.args.stream, seconds)
     return end_turn(&turn)
 
 

@@ -38,7 +38,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_part,
     stream_bytes,
 )
-from fastln._stores cimport BACKWARD, Trials, clock, goes_past, tell, trials_of
+from fastln._stores cimport BACKWARD, Shape, clock, goes_past, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -312,14 +312,15 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     turn.limit = 1
     if not is_small:
         count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads, &turn)
-    cdef Trials* trials = NULL
-    cdef double began
+    cdef Shape shape = Shape(BACKWARD, count, rows, cols, plan.size)
+    cdef double began, seconds
+    # In place, what is written is in the cache already; and only arrays in one piece can go past it.
+    cdef bint may_stream = (
+        plan.args.dx != NULL and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
+        and plan.args.dx_stride == cols and plan.args.x_stride == cols and plan.args.dy_stride == cols
+    )
     work.args = plan.args
-    work.args.stream = False
-    # In place, what is written is in the cache already.
-    if plan.args.dx != NULL and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy:
-        trials = trials_of(BACKWARD, rows, plan.size, count)
-        work.args.stream = goes_past(trials, plan.size, stream_bytes // STREAM_SHARE)
+    work.args.stream = may_stream and goes_past(&shape, stream_bytes // STREAM_SHARE)
     work.kernel = plan.kernel
     work.rows = rows
     work.chunk_rows = chunk_rows(rows)
@@ -342,8 +343,8 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
             work.terms = malloc(max(blocks, 1) * FLN_BACKWARD_BLOCK_ROWS * FLN_BACKWARD_TERMS * sizeof(double))
             if work.terms == NULL:
                 raise MemoryError
-        began = clock()
         with nogil:
+            began = clock()
             if work.terms != NULL:
                 turn.busy = run_by_columns(&work, count)
             else:
@@ -354,7 +355,9 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 plan.merge(<double*> work.dweight, work.chunks, cols, dweight_to)
             if work.dbias != dbias_to:
                 plan.merge(<double*> work.dbias, work.chunks, cols, dbias_to)
-        tell(trials, work.args.stream, clock() - began)
+            seconds = clock() - began
+        if may_stream:
+            tell(&shape, work.args.stream, seconds)
     finally:
         free(totals)
         free(work.terms)

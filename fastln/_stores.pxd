@@ -1,20 +1,21 @@
-from fastln._dispatch cimport stream_bytes
-
 # Which result; what is measured of one is not said of the other.
 cdef enum:
     FORWARD = 0
     BACKWARD = 1
 
-# A shape that calls are made with, and what it took to store the result either way.
-cdef struct Trials:
+# What calls have in common whose times are compared.
+cdef struct Shape:
     int operation
     int threads
     Py_ssize_t rows
-    Py_ssize_t size
-    Py_ssize_t calls
-    double best[2]  # seconds: into the cache, past it
+    Py_ssize_t cols
+    Py_ssize_t size  # bytes read and written
 
-cdef Trials* trials_of(int operation, Py_ssize_t rows, Py_ssize_t size, int threads) noexcept
-cdef bint goes_past(Trials* trials, Py_ssize_t size, Py_ssize_t least) noexcept
-cdef void tell(Trials* trials, bint past, double seconds) noexcept
+# Whether the next call of a shape goes past the cache; `least` is the size from which it does if nothing is known.
+cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept
+
+# What that call took.
+cdef void tell(const Shape* shape, bint past, double seconds) noexcept
+
+# Seconds from some moment on.
 cdef double clock() noexcept nogil

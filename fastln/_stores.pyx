@@ -20,6 +20,12 @@ cdef extern from *:
     """
     double fln_clock() noexcept nogil
 
+# A shape, and what it took to store the result either way.
+cdef struct Trials:
+    Shape shape
+    Py_ssize_t calls
+    double best[2]  # seconds: into the cache, past it
+
 # Shapes that are remembered, each in the place that its numbers give; a newcomer to the place begins anew.
 cdef enum:
     PLACES = 256
@@ -27,68 +33,88 @@ cdef Trials table[PLACES]
 
 # Nothing smaller than this part of the last-level cache gains from going past it.
 cdef Py_ssize_t TRIED_SHARE = 8
-# The first calls of a shape take turns: two each, since the first one of all finds its memory cold.
+# The first calls of a shape go the usual way, twice the other, and the usual way again: the first one of all finds its
+# memory cold, and two callers of one shape who take turns both get to know both ways.
 cdef Py_ssize_t FIRST_CALLS = 4
-# From then on the other way is tried again once in so many calls: it may take 2.5 times as long, so 1 % of the time.
-cdef Py_ssize_t TRIED_AGAIN = 128
+# From then on the other way is tried again once in so many calls: it may take 2.5 times as long, so 1 % of the time. An
+# odd number, for callers who take turns.
+cdef Py_ssize_t TRIED_AGAIN = 127
 # Past the cache only if that takes less than this part of the time, since who reads the result then finds it in memory.
 cdef double GAIN = 0.9
-# The best time of a way ages by this factor a call, so that a neighbour who has gone is noticed.
+# The best time of a way ages by this factor with each call that goes it, so that a new neighbour is noticed.
 cdef double AGEING = 1.02
 
 
 cdef double clock() noexcept nogil:
-    """Seconds from some moment on."""
     return fln_clock()
 
 
 @cython.cdivision(True)
-cdef Trials* trials_of(int operation, Py_ssize_t rows, Py_ssize_t size, int threads) noexcept:
-    """What is known of a shape; NULL where there is nothing to find out: it is small, or somebody set the limit."""
-    if size < default_stream_bytes // TRIED_SHARE or stream_bytes != default_stream_bytes:
-        return NULL
-    cdef size_t place = (<size_t> size * 31 + <size_t> rows) * 31 + <size_t> threads * 2 + operation
-    cdef Trials* trials = &table[(place ^ (place >> 17)) % PLACES]
-    if trials.size != size or trials.rows != rows or trials.threads != threads or trials.operation != operation:
-        trials.operation, trials.threads, trials.rows, trials.size = operation, threads, rows, size
-        trials.calls = 0
-        trials.best[0] = trials.best[1] = INFINITY
-    return trials
+cdef Trials* place_of(const Shape* shape) noexcept:
+    """Where a shape is remembered, or another one that has taken its place."""
+    cdef size_t place = <size_t> shape.size * 31 + <size_t> shape.rows
+    place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (2 * shape.threads + shape.operation)
+    return &table[(place ^ (place >> 17)) % PLACES]
+
+
+cdef bint is_same(const Shape* a, const Shape* b) noexcept:
+    return (
+        a.size == b.size and a.rows == b.rows and a.cols == b.cols and a.threads == b.threads
+        and a.operation == b.operation
+    )
+
+
+cdef bint is_tried(const Shape* shape) noexcept:
+    """Not if it is small, or somebody set the limit."""
+    return shape.size >= default_stream_bytes // TRIED_SHARE and stream_bytes == default_stream_bytes
 
 
 @cython.cdivision(True)
-cdef bint goes_past(Trials* trials, Py_ssize_t size, Py_ssize_t least) noexcept:
-    """The way of the next call; `least` is the size in bytes from which it is past the cache if nothing is known."""
-    cdef bint usual = size >= least
-    if trials == NULL:
+cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept:
+    cdef bint usual = shape.size >= least
+    if not is_tried(shape):
         return usual
+    cdef Trials* trials = place_of(shape)
+    if not is_same(&trials.shape, shape):
+        trials.shape = shape[0]
+        trials.calls = 0
+        trials.best[0] = trials.best[1] = INFINITY
     trials.calls += 1
     if trials.calls <= FIRST_CALLS:
-        return usual if trials.calls % 2 else not usual
+        return usual if trials.calls == 1 or trials.calls == FIRST_CALLS else not usual
     cdef bint better = trials.best[1] < GAIN * trials.best[0]
     return better if trials.calls % TRIED_AGAIN else not better
 
 
-cdef void tell(Trials* trials, bint past, double seconds) noexcept:
-    """What a call took."""
-    if trials != NULL:
+cdef void tell(const Shape* shape, bint past, double seconds) noexcept:
+    cdef Trials* trials = place_of(shape)
+    if is_tried(shape) and is_same(&trials.shape, shape):  # another thread may have given the place away
         trials.best[past] = min(seconds, AGEING * trials.best[past])
 
 
-def next_choice(operation, rows, size, threads, least):
-    """Whether the next call of a shape (rows, and bytes read and written) goes past the cache."""
-    return bool(goes_past(trials_of(operation, rows, size, threads), size, least))
+def next_choice(operation, threads, rows, cols, size, least):
+    """Whether the next call of a shape goes past the cache."""
+    cdef Shape shape = Shape(operation, threads, rows, cols, size)
+    return bool(goes_past(&shape, least))
 
 
-def tell_seconds(operation, rows, size, threads, past, seconds):
+def tell_seconds(operation, threads, rows, cols, size, past, seconds):
     """What that call took, in seconds."""
-    tell(trials_of(operation, rows, size, threads), past, seconds)
+    cdef Shape shape = Shape(operation, threads, rows, cols, size)
+    tell(&shape, past, seconds)
+
+
+def calls_of(operation, threads, rows, cols, size):
+    """How many calls of a shape are remembered."""
+    cdef Shape shape = Shape(operation, threads, rows, cols, size)
+    cdef Trials* trials = place_of(&shape)
+    return trials.calls if is_same(&trials.shape, &shape) else 0
 
 
 def forget():
     """Forget all shapes."""
     for i in range(PLACES):
-        table[i].size = -1
+        table[i].shape.size = -1
 
 
 forget()

@@ -1,7 +1,7 @@
 """A search for the calls with the largest errors, by kinds of rows that people have and that are hard.
 
-Random restarts, then a local search around the worst ones, with steps that shrink. test_adversary.py runs a short one
-from a fixed seed; `python tests/adversary.py --minutes 10` a long one, and prints the worst of each kind as a table.
+Random restarts, then a local search around the worst ones, with steps that shrink. `python tests/adversary.py --minutes
+10` prints the worst of each result, and where it is.
 
 Errors are in units of the contract's bounds (reference.py): 1 is the limit.
 """
@@ -242,7 +242,8 @@ def look(operation, kind, dtype, cols, eps, seed, numbers, worst):
         n = len(errors)
         total[:n] = np.maximum(total[:n], errors)
         i = int(np.argmax(errors))
-        if not errors[i] <= worst.get(result, Worst(0, "", None)).error:
+        known = worst.get(result, Worst(0, "", None)).error
+        if errors[i] > known or np.isnan(errors[i]) > np.isnan(known):
             worst[result] = Worst(float(errors[i]), kind, Place(cols, eps, seed, numbers[i].copy()))
     return total
 

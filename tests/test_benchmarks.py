@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 for _name in ("benchmarks", "rich", "matplotlib", "psutil", "cpuinfo"):
     pytest.importorskip(_name, reason=f"{_name} is missing: run these tests from a clone, as make test does")
@@ -56,8 +57,11 @@ def threads_as_before():  # of the module: fixtures of the module run the comman
     import fastln
 
     previous = fastln.get_num_threads()
+    pools = [(pool, pool.num_threads) for pool in ThreadpoolController().lib_controllers]
     yield
     fastln.set_num_threads(previous)
+    for pool, count in pools:  # oneDNN's number is that of the OpenMP runtime
+        pool.set_num_threads(count)
 
 
 # Synthetic timings: disturbances that last for rounds hit all contenders alike, and each sample scatters by itself.

@@ -10,18 +10,20 @@ import fastln
 from fastln import _dispatch, _stores
 
 LARGE = 1 << 26
-OPERATION, ROWS, THREADS = 0, 1000, 1
-SHAPE = (OPERATION, ROWS, LARGE, THREADS)
+FORWARD, BACKWARD = range(2)
+ROWS, COLS, THREADS = 1000, 768, 1
+SHAPE = (FORWARD, THREADS, ROWS, COLS, LARGE)
 
 
 @pytest.fixture(autouse=True)
 def untried():
     """No shape is known, before and after, and the limit is the one that the machine has."""
-    cache = _dispatch.set_stream_bytes(int(output_of("from fastln import _dispatch as d; print(d.get_stream_bytes())")))
+    code = "from fastln import _dispatch; print(_dispatch.get_stream_bytes())"
+    before = _dispatch.set_stream_bytes(int(output_of(code)))
     _stores.forget()
     yield
     _stores.forget()
-    _dispatch.set_stream_bytes(cache)
+    _dispatch.set_stream_bytes(before)
 
 
 def choices(count, seconds, least=0, shape=SHAPE):
@@ -35,8 +37,8 @@ def choices(count, seconds, least=0, shape=SHAPE):
 
 
 @pytest.mark.parametrize("usual", [False, True])
-def test_the_first_calls_take_turns_and_begin_with_the_usual_way(usual):
-    assert choices(4, (1.0, 1.0), 0 if usual else LARGE + 1) == [usual, not usual, usual, not usual]
+def test_the_first_calls_go_both_ways_twice_and_begin_with_the_usual_one(usual):
+    assert choices(4, (1.0, 1.0), 0 if usual else LARGE + 1) == [usual, not usual, not usual, usual]
 
 
 @pytest.mark.parametrize("past", [0.4, 0.95, 1.0, 2.5])
@@ -46,7 +48,7 @@ def test_the_faster_way_is_kept_and_the_cache_is_preferred_where_they_are_even(p
 
 def test_the_other_way_is_tried_again_now_and_then():
     found = choices(1000, (1.0, 0.5))
-    assert found.count(False) == 2 + 1000 // 128
+    assert found.count(False) == 2 + 1000 // 127
 
 
 def test_what_changes_is_noticed():
@@ -59,9 +61,9 @@ def test_a_cold_first_call_does_not_decide():
     assert set(choices(40, (1.0, 1.1), LARGE + 1)[3:]) == {False}
 
 
-@pytest.mark.parametrize("change", range(4), ids=["operation", "rows", "size", "threads"])
+@pytest.mark.parametrize("change", range(5), ids=["operation", "threads", "rows", "cols", "size"])
 def test_shapes_are_apart(change):
-    other = tuple(number + (8 if i == 2 else 1) * (i == change) for i, number in enumerate(SHAPE))
+    other = tuple(number + (i == change) for i, number in enumerate(SHAPE))
     choices(40, (1.0, 0.5))
     choices(40, (1.0, 2.0), shape=other)
     assert choices(1, (1.0, 0.5)) == [True]
@@ -69,14 +71,14 @@ def test_shapes_are_apart(change):
 
 
 def test_a_shape_that_takes_the_place_of_another_begins_anew():
-    shapes = [(OPERATION, ROWS + i, LARGE, THREADS) for i in range(1000)]  # more than there are places
+    shapes = [(FORWARD, THREADS, ROWS + i, COLS, LARGE) for i in range(1000)]  # more than there are places
     for shape in shapes:
         choices(8, (1.0, 0.5), LARGE + 1, shape)
-    assert choices(4, (1.0, 0.5), LARGE + 1, shapes[0]) == [False, True, False, True]
+    assert choices(4, (1.0, 0.5), LARGE + 1, shapes[0]) == [False, True, True, False]
 
 
 def test_small_results_stay_in_the_cache():
-    small = (OPERATION, ROWS, _dispatch.get_stream_bytes() // 8 - 1, THREADS)
+    small = (FORWARD, THREADS, ROWS, COLS, _dispatch.get_stream_bytes() // 8 - 1)
     assert choices(10, (1.0, 0.1), LARGE, small) == [False] * 10
 
 
@@ -86,9 +88,40 @@ def test_a_limit_that_somebody_set_is_kept():
     assert choices(10, (1.0, 0.1), LARGE + 1) == [False] * 10
 
 
-def test_trials_change_no_bit(dtype):
-    size = _dispatch.get_stream_bytes() // 4
-    x = np.random.default_rng(0).standard_normal((size // 2 // dtype.itemsize // 500, 500)).astype(dtype)
-    expected = fastln.layer_norm(x[:50])
-    for _ in range(6):
-        assert_same_bits(fastln.layer_norm(x)[:50], expected)
+def test_callers_who_take_turns_get_to_know_both_ways():
+    ways = [_stores.next_choice(*SHAPE, 0) for _ in range(4)]
+    assert {ways[0], ways[2]} == {ways[1], ways[3]} == {False, True}
+
+
+def test_what_a_call_took_is_not_said_of_the_shape_that_has_its_place():
+    others = [(FORWARD, THREADS, ROWS + i, COLS, LARGE) for i in range(1, 1000)]
+    _stores.next_choice(*SHAPE, 0)
+    for other in others:
+        _stores.next_choice(*other, 0)
+    assert _stores.calls_of(*SHAPE) == 0
+    _stores.tell_seconds(*SHAPE, True, 1e-9)
+    assert _stores.calls_of(*SHAPE) == 0
+
+
+@pytest.mark.parametrize("operation", [FORWARD, BACKWARD], ids=["forward", "backward"])
+def test_large_calls_are_tried_and_their_bits_are_the_same(operation, dtype):
+    rows, cols = _dispatch.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
+    x, dy = np.random.default_rng(0).standard_normal((2, rows, cols)).astype(dtype)
+    _, mean, rstd = fastln.layer_norm_forward(x, num_threads=1)
+    _stores.forget()
+
+    def results(out=None):
+        if operation == FORWARD:
+            return (fastln.layer_norm(x, out=out, num_threads=1),)
+        return fastln.layer_norm_backward(dy, x, mean, rstd, out=out, num_threads=1)
+
+    before = _dispatch.set_stream_bytes(1 << 56)
+    expected = results()
+    _dispatch.set_stream_bytes(before)
+    shape = (operation, 1, rows, cols, (2 + operation) * x.nbytes)
+    for call in range(1, 7):
+        for found, one in zip(results(), expected, strict=True):
+            assert_same_bits(found, one)
+        assert _stores.calls_of(*shape) == call
+    results(out=x)  # in place there is nothing to try
+    assert _stores.calls_of(*shape) == 6

@@ -29,9 +29,9 @@ def stream_bytes():
 @pytest.mark.parametrize("cols", COLS)
 def test_streamed_rows_have_the_same_bits(cols, dtype, isa, stream_bytes):
     weight, bias = make_parameters(cols, dtype)
-    for rows, start in itertools.product(ROWS, (0, 4)):
-        x = at_offset(make_rows("mean 10", rows, cols, dtype), start)  # as far into a line as y, or y is not streamed
-        out = at_offset(np.zeros_like(x), start)
+    for rows, start, out_start in itertools.product(ROWS, (0, 4), (0, 4, 12)):
+        x = at_offset(make_rows("mean 10", rows, cols, dtype), start)
+        out = at_offset(np.zeros_like(x), out_start)
         stream_bytes(1 << 56)
         expected = fastln.layer_norm(x, None, weight, bias)
         stream_bytes(0)
