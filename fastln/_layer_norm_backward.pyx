@@ -38,7 +38,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_part,
     stream_bytes,
 )
-from fastln._stores cimport BACKWARD, Shape, clock, goes_past, tell
+from fastln._stores cimport BACKWARD, Shape, clock, goes_past, is_tried, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -313,12 +313,13 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     if not is_small:
         count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads, &turn)
     cdef Shape shape = Shape(BACKWARD, count, rows, cols, plan.size)
-    cdef double began, seconds
+    cdef double seconds = 0
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.
     cdef bint may_stream = (
         plan.args.dx != NULL and plan.args.dx != plan.args.x and plan.args.dx != plan.args.dy
         and plan.args.dx_stride == cols and plan.args.x_stride == cols and plan.args.dy_stride == cols
     )
+    cdef bint is_timed = may_stream and is_tried(&shape)
     work.args = plan.args
     work.args.stream = may_stream and goes_past(&shape, stream_bytes // STREAM_SHARE)
     work.kernel = plan.kernel
@@ -344,7 +345,8 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
             if work.terms == NULL:
                 raise MemoryError
         with nogil:
-            began = clock()
+            if is_timed:
+                seconds = -clock()
             if work.terms != NULL:
                 turn.busy = run_by_columns(&work, count)
             else:
@@ -355,8 +357,9 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 plan.merge(<double*> work.dweight, work.chunks, cols, dweight_to)
             if work.dbias != dbias_to:
                 plan.merge(<double*> work.dbias, work.chunks, cols, dbias_to)
-            seconds = clock() - began
-        if may_stream:
+            if is_timed:
+                seconds += clock()
+        if is_timed:
             tell(&shape, work.args.stream, seconds)
     finally:
         free(totals)

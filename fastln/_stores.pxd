@@ -11,6 +11,9 @@ cdef struct Shape:
     Py_ssize_t cols
     Py_ssize_t size  # bytes read and written
 
+# Whether calls of a shape are tried both ways, and so are to be told: not if it is small, or somebody set the limit.
+cdef bint is_tried(const Shape* shape) noexcept
+
 # Whether the next call of a shape goes past the cache; `least` is the size from which it does if nothing is known.
 cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept
 

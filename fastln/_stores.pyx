@@ -65,7 +65,6 @@ cdef bint is_same(const Shape* a, const Shape* b) noexcept:
 
 
 cdef bint is_tried(const Shape* shape) noexcept:
-    """Not if it is small, or somebody set the limit."""
     return shape.size >= default_stream_bytes // TRIED_SHARE and stream_bytes == default_stream_bytes
 
 
