@@ -91,7 +91,7 @@ FLN_INLINE void put(Vec<T> result, T* to, ptrdiff_t n) {
 }
 
 // One register of each row, or only its first n lanes. Two rows are loaded before either is stored: a load waits for a
-// store to the same place of another page (512x1024 float32 took 1.13 times as long row by row). Of four, the results
+// store to the same place of another page (rows of 4 KiB took 1.13 times as long row by row). Of four, the results
 // would be more than AVX2 has registers for (64x100 float32 1.07 times as long).
 template <bool ALL, bool STREAM, int ROWS, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize_part(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t i, ptrdiff_t n,
