@@ -13,7 +13,7 @@
 // time of the others: pairs 16x400 float32 0.89, 16x384 float64 0.92, but rows of whole pages 1.02 to 1.12; groups of 4
 // where 65536x100 float64 is not streamed 2.1, 12000x100 1.7, but 4096x100 0.68, 20000x100 float32 0.77.
 constexpr size_t GROUPS_UP_TO = 1024, PAIRS_BELOW = 4096, GROUPS_FROM = 32768;  // bytes a row
-constexpr size_t NEAR_BYTES = 2 << 20, FAR_BYTES = 16 << 20;                    // of x and y
+constexpr size_t NEAR_BYTES = 2 << 20, FAR_BYTES = 16 << 20;                    // of the x and y of a thread
 
 // Where a segment leaves the shift among its FLN_FORWARD_SUMS numbers: after the two totals.
 constexpr int SHIFT_PLACE = 2 * LANES<double>;
