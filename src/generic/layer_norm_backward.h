@@ -9,8 +9,8 @@
 // still in cache. The saved mean is rounded to T; z = (x - mean) * rstd differs from x_hat by a constant that the first
 // sweep finds too: x_hat = z + offset, offset = -sum(z) / D.
 //
-// dweight and dbias are summed in T over blocks of BLOCK_ROWS rows, by pairs (half as long a chain loses half as much),
-// and the blocks in more than T's precision, in the order of the rows. Which columns a call covers changes no bit.
+// dweight and dbias are summed in T over blocks of BLOCK_ROWS rows, as a tree over pairs of rows (which loses less than
+// a chain), and the blocks in more than T's precision, in their order. Which columns a call covers changes no bit.
 #pragma once
 
 #include "moments.h"
@@ -18,6 +18,8 @@
 #include "tree.h"
 
 constexpr int BLOCK_ROWS = FLN_BACKWARD_BLOCK_ROWS;
+constexpr int HALF_ROWS = BLOCK_ROWS / 2;
+static_assert(HALF_ROWS == 4, "two pairs, which a half adds up");
 
 // A row of no more registers stays in them.
 constexpr int SHORT_VECS = 4;
@@ -143,22 +145,22 @@ FLN_INLINE void store_lanes(V a, T* p, ptrdiff_t n) {
 
 // Totals: a sum over rows for each column, in more than T's precision. Those of float are doubles; those of double are
 // pairs, whose low parts stand `cols` further on. The first that is added to `fresh` ones replaces them.
-template <bool ALL>
-FLN_INLINE void add_to_totals(Vec<float> part, double* high, ptrdiff_t n, ptrdiff_t, bool fresh) {
-  using W = decltype(widen(part));
-  W total = widen(part);
-  if (!fresh) total = (ALL ? W::load(high) : W::load_first(high, n, W::splat(0))) + total;
-  store_lanes<ALL>(total, high, n);
-}
-template <bool ALL>
-FLN_INLINE void add_to_totals(Vec<double> part, double* high, ptrdiff_t n, ptrdiff_t cols, bool fresh) {
-  auto total = Compensated<Vec<double>>::of(part);
-  if (!fresh) {
-    total = {load_lanes<ALL>(high, n), load_lanes<ALL>(high + cols, n)};
-    total.add(part);
+template <bool ALL, typename V>
+FLN_INLINE void add_to_totals(V part, double* high, ptrdiff_t n, ptrdiff_t cols, bool fresh) {
+  if constexpr (sizeof(typename V::value_type) == sizeof(float)) {
+    using W = decltype(widen(part));
+    W total = widen(part);
+    if (!fresh) total = load_lanes<ALL, double, W>(high, n) + total;
+    store_lanes<ALL>(total, high, n);
+  } else {
+    auto total = Compensated<V>::of(part);
+    if (!fresh) {
+      total = {load_lanes<ALL, double, V>(high, n), load_lanes<ALL, double, V>(high + cols, n)};
+      total.add(part);
+    }
+    store_lanes<ALL>(total.high, high, n);
+    store_lanes<ALL>(total.low, high + cols, n);
   }
-  store_lanes<ALL>(total.high, high, n);
-  store_lanes<ALL>(total.low, high + cols, n);
 }
 
 // A row in the second sweep, from some column on, in registers V.
@@ -180,30 +182,67 @@ struct WrittenRow {
   }
 };
 
+// What rows add to: nothing yet, what their half of the block has so far, or, as the last of a whole block, the totals
+// together with the rest of it.
+enum class Adds { FIRST, MORE, LAST };
+
+// Sums over rows, of dweight or dbias, from some column on.
+template <typename T>
+struct RowsSum {
+  T* half[2];      // over the halves of a block
+  double* totals;  // over the blocks so far; or NULL
+
+  FLN_INLINE RowsSum from(ptrdiff_t n) const { return {{half[0] + n, half[1] + n}, totals ? totals + n : totals}; }
+
+  // With that over more rows, which are of half `now`.
+  template <Adds ADDS, bool ALL, typename V>
+  FLN_INLINE V with(V rows, int now, ptrdiff_t i, ptrdiff_t n) const {
+    if constexpr (ADDS == Adds::FIRST) return rows;
+    const V sum = load_lanes<ALL, T, V>(half[now] + i, n) + rows;
+    return ADDS == Adds::MORE ? sum : load_lanes<ALL, T, V>(half[0] + i, n) + sum;
+  }
+};
+
 // What goes with the columns of the second sweep.
 template <typename T>
 struct WrittenCols {
   const T* weight;
-  T* dweight;  // of the block, as far as it has come
-  T* dbias;
+  RowsSum<T> dweight, dbias;
+  ptrdiff_t cols;  // of a row
+  bool fresh;      // the block is the first one
+  int now = 0;     // the half of the block that they are in
 
-  FLN_INLINE WrittenCols from(ptrdiff_t n) const { return {weight ? weight + n : weight, dweight + n, dbias + n}; }
+  FLN_INLINE WrittenCols from(ptrdiff_t n) const {
+    return {weight ? weight + n : weight, dweight.from(n), dbias.from(n), cols, fresh, now};
+  }
+
+  template <Adds ADDS, bool ALL, typename V>
+  FLN_INLINE void put(V sum, const RowsSum<T>& to, ptrdiff_t i, ptrdiff_t n) const {
+    if constexpr (ADDS == Adds::LAST) {
+      add_to_totals<ALL>(sum, to.totals + i, n, cols, fresh);
+    } else {
+      store_lanes<ALL>(sum, to.half[now] + i, n);
+    }
+  }
 };
 
-// Room for WrittenCols, each in its own quarter of a page as seen from dx (25 % of the time at 128x768, by luck of the
-// stack): see at_phase; and rows of whole pages fill their sets of L1 by themselves. The registers are whole cache
-// lines.
+// Room for what waits of dweight and dbias, each at its own phase of a page as seen from dx (25 % of the time at
+// 128x768, by luck of the stack): see at_phase; and rows of whole pages fill their sets of L1 by themselves. The
+// registers are whole cache lines.
 template <typename T>
 class WaitingParts {
  public:
   // Columns to be swept with those of dx at `place`, of which `head` come before the first whole line.
-  FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t head) {
+  FLN_INLINE WrittenCols<T> cols(const T* weight, const T* place, ptrdiff_t head, double* dweight_totals,
+                                 double* dbias_totals, ptrdiff_t row_cols, bool fresh) {
     const ptrdiff_t before = head > 0 ? LANES<T> - head : 0;
-    return {weight, at_phase(room[0], place, PAGE / 4) + before, at_phase(room[1], place, PAGE / 2) + before};
+    T* at[4];
+    for (int k = 0; k < 4; ++k) at[k] = at_phase(room[k], place, (k + 1) * PAGE / 5) + before;
+    return {weight, {{at[0], at[1]}, dweight_totals}, {{at[2], at[3]}, dbias_totals}, row_cols, fresh};
   }
 
  private:
-  alignas(LINE) T room[2][WAITING_COLS<T> + 2 * LANES<T> + PAGE / sizeof(T)];
+  alignas(LINE) T room[4][WAITING_COLS<T> + 2 * LANES<T> + PAGE / sizeof(T)];
 };
 
 // How dx is stored; the last two go past the cache.
@@ -313,42 +352,41 @@ struct LayerNormBackward {
     return fma(x_hat, row.minus_mean_gx, g) * row.rstd;
   }
 
-  // Second sweep, over one register of columns of ROWS rows, or only its first n lanes. The FIRST rows of a block find
-  // nothing in what goes with the columns. All is loaded before anything is stored: rows may stand at the same place of
-  // different pages, see WaitingParts.
-  template <int ROWS, bool FIRST, bool ALL, bool STREAM>
+  // Second sweep, over one register of columns of ROWS rows, or only its first n lanes. All is loaded before anything
+  // is stored: rows may stand at the same place of different pages, see WaitingParts.
+  template <int ROWS, Adds ADDS, bool ALL, bool STREAM>
   static FLN_INLINE void write_register(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
     using V = P;
-    V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db, dw_before, db_before;
+    V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db;
     for (int k = 0; k < ROWS; ++k) {
       dy[k] = load_lanes<ALL, T, V>(rows[k].dy + i, n);
       if (DX || DWEIGHT) x[k] = load_lanes<ALL, T, V>(rows[k].x + i, n);
     }
     if (WEIGHT) weight = load_lanes<ALL, T, V>(to.weight + i, n);
-    if (DWEIGHT && !FIRST) dw_before = load_lanes<ALL, T, V>(to.dweight + i, n);
-    if (DBIAS && !FIRST) db_before = load_lanes<ALL, T, V>(to.dbias + i, n);
     for (int k = 0; k < ROWS; ++k) {
       const V d = DX || DWEIGHT ? x[k] - rows[k].mean : dy[k];
       dx[k] = gradients(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
+    if (DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);
+    if (DBIAS) db = to.dbias.template with<ADDS, ALL>(db, to.now, i, n);
     if (DX) {
       for (int k = 0; k < ROWS; ++k) STREAM ? dx[k].stream(rows[k].dx + i) : store_lanes<ALL>(dx[k], rows[k].dx + i, n);
     }
-    if (DWEIGHT) store_lanes<ALL>(FIRST ? dw : dw_before + dw, to.dweight + i, n);
-    if (DBIAS) store_lanes<ALL>(FIRST ? db : db_before + db, to.dbias + i, n);
+    if (DWEIGHT) to.template put<ADDS, ALL>(dw, to.dweight, i, n);
+    if (DBIAS) to.template put<ADDS, ALL>(db, to.dbias, i, n);
   }
 
   // Over n columns, at most those of a virtual register: in parts of it, since two rows of those are all that there is
   // room for (AVX2, 128x768: float32 0.94, float64 0.96 of the time of two rows of whole ones).
-  template <int ROWS, bool FIRST, bool ALL, bool STREAM>
+  template <int ROWS, Adds ADDS, bool ALL, bool STREAM>
   static FLN_INLINE void write_lanes(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
 #pragma GCC unroll 16
     for (int part = 0; part < LANES<T>; part += P::lanes) {
       if (ALL) {
-        write_register<ROWS, FIRST, true, STREAM>(rows, to, i + part, P::lanes);
+        write_register<ROWS, ADDS, true, STREAM>(rows, to, i + part, P::lanes);
       } else if (part < n) {
         const ptrdiff_t left = n - part;
-        write_register<ROWS, FIRST, false, STREAM>(rows, to, i + part, left < P::lanes ? left : P::lanes);
+        write_register<ROWS, ADDS, false, STREAM>(rows, to, i + part, left < P::lanes ? left : P::lanes);
       }
     }
   }
@@ -361,7 +399,7 @@ struct LayerNormBackward {
   }
 
   // Over columns [i, i + n) of ROWS rows; `exit` is for whole rows, else NULL.
-  template <int ROWS, bool FIRST, Stores HOW>
+  template <int ROWS, Adds ADDS, Stores HOW>
   FLN_INLINE void write_rows(ptrdiff_t block, int r, const BlockTerms<T>& terms, const WrittenCols<T>& to, ptrdiff_t i,
                              ptrdiff_t n, Exit<T, HOW>* exit) const {
     constexpr bool PREFETCH = HOW != Stores::CACHED, STREAM = HOW == Stores::STREAMED;
@@ -371,15 +409,15 @@ struct LayerNormBackward {
       if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->place(rows[q].dx, n);
     }
     const ptrdiff_t head = head_of<HOW>(place(block + r, i), n);
-    if (head > 0) write_head<ROWS, FIRST, HOW>(rows, to, head, exit);
+    if (head > 0) write_head<ROWS, ADDS, HOW>(rows, to, head, exit);
     ptrdiff_t k = head;
     for (; k + LANES<T> <= n; k += LANES<T>) {
       for (int q = 0; PREFETCH && q < ROWS; ++q) prefetch_row(rows[q], k);
-      write_lanes<ROWS, FIRST, true, STREAM>(rows, to, k, LANES<T>);
+      write_lanes<ROWS, ADDS, true, STREAM>(rows, to, k, LANES<T>);
     }
     if (k < n) {
       for (int q = 0; PREFETCH && q < ROWS; ++q) prefetch_row(rows[q], k);  // and the line of the next row's head
-      write_end<ROWS, FIRST, HOW>(rows, to, k, n, exit);
+      write_end<ROWS, ADDS, HOW>(rows, to, k, n, exit);
     }
     if constexpr (HOW == Stores::STAGED) exit->leave();
   }
@@ -390,40 +428,50 @@ struct LayerNormBackward {
   }
 
   // The columns before the first whole line, and those after the last one.
-  template <int ROWS, bool FIRST, Stores HOW>
+  template <int ROWS, Adds ADDS, Stores HOW>
   static FLN_INLINE void write_head(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t head,
                                     Exit<T, HOW>* exit) {
     if constexpr (HOW == Stores::STREAMED) {
       if (exit) {
         WrittenRow<P> starts[ROWS];
         for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, exit->start(q, head));
-        write_lanes<ROWS, FIRST, false, false>(starts, to, 0, head);
+        write_lanes<ROWS, ADDS, false, false>(starts, to, 0, head);
         return exit->close_before(rows[0].dx, head);
       }
     }
-    write_lanes<ROWS, FIRST, false, false>(rows, to, 0, head);
+    write_lanes<ROWS, ADDS, false, false>(rows, to, 0, head);
   }
-  template <int ROWS, bool FIRST, Stores HOW>
+  template <int ROWS, Adds ADDS, Stores HOW>
   static FLN_INLINE void write_end(const WrittenRow<P>* rows, const WrittenCols<T>& to, ptrdiff_t k, ptrdiff_t n,
                                    Exit<T, HOW>* exit) {
     if constexpr (HOW == Stores::STREAMED) {
       if (exit) {
         WrittenRow<P> ends[ROWS];
         for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, exit->end(q, ROWS));
-        write_lanes<ROWS, FIRST, false, false>(ends, to.from(k), 0, n - k);
+        write_lanes<ROWS, ADDS, false, false>(ends, to.from(k), 0, n - k);
         for (int q = 0; q < ROWS; ++q) exit->leave(q, ROWS, rows[q].dx + k, n - k);
         return;
       }
     }
-    write_lanes<ROWS, FIRST, false, false>(rows, to, k, n - k);
+    write_lanes<ROWS, ADDS, false, false>(rows, to, k, n - k);
   }
 
   // Where the second sweep writes most, or reads if it does not write.
   FLN_INLINE const T* place(ptrdiff_t row, ptrdiff_t i) const { return (DX ? dx(row) : dy(row)) + i; }
 
+  // Columns [i, i + n) of a block, for the second sweep.
   template <Stores HOW>
-  FLN_INLINE WrittenCols<T> written_cols(WaitingParts<T>& parts, ptrdiff_t block, ptrdiff_t i, ptrdiff_t n) const {
-    return parts.cols(WEIGHT ? weight + i : nullptr, place(block, i), head_of<HOW>(place(block, i), n));
+  FLN_INLINE WrittenCols<T> written_cols(WaitingParts<T>& parts, const fln_layer_norm_backward_part& part,
+                                         ptrdiff_t block, ptrdiff_t i, ptrdiff_t n) const {
+    const T* const at = place(block, i);
+    return parts.cols(WEIGHT ? weight + i : nullptr, at, head_of<HOW>(at, n), totals(part, part.dweight, i),
+                      totals(part, part.dbias, i), cols, block == part.first_row);
+  }
+  // Where the last pair of a block adds its columns from i on, or NULL: a sweep of its own over them took longer, of
+  // 128x768 3 to 8 % (float32) or 7 to 10 % (float64). Not of long rows, whose totals have no room in L1 beside the
+  // rows (2048x4096 float64 streamed 1.35 times as long).
+  FLN_INLINE double* totals(const fln_layer_norm_backward_part& part, void* to, ptrdiff_t i) const {
+    return part.is_result || !in_one || !to ? nullptr : static_cast<double*>(to) + i;
   }
 
   // Rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded once for two rows.
@@ -431,26 +479,47 @@ struct LayerNormBackward {
   __attribute__((noinline)) void second_sweep(ptrdiff_t block, int r, int end, const BlockTerms<T>& terms,
                                               const WrittenCols<T>& cols_of, ptrdiff_t i, ptrdiff_t n,
                                               Exit<T, HOW>* exit) const {
-    const WrittenCols<T> to = cols_of;
-    if (r == 0 && end == 1) return write_rows<1, true, HOW>(block, 0, terms, to, i, n, exit);
-    if (r == 0) write_rows<2, true, HOW>(block, 0, terms, to, i, n, exit), r = 2;
-    for (; r + 2 <= end; r += 2) write_rows<2, false, HOW>(block, r, terms, to, i, n, exit);
-    if (r < end) write_rows<1, false, HOW>(block, r, terms, to, i, n, exit);
+    WrittenCols<T> to = cols_of;
+    for (; r + 2 <= end; r += 2) {
+      to.now = r / HALF_ROWS;
+      if (r % HALF_ROWS == 0) {
+        write_rows<2, Adds::FIRST, HOW>(block, r, terms, to, i, n, exit);
+      } else if (r + 2 == BLOCK_ROWS && has_totals(to)) {
+        write_rows<2, Adds::LAST, HOW>(block, r, terms, to, i, n, exit);
+      } else {
+        write_rows<2, Adds::MORE, HOW>(block, r, terms, to, i, n, exit);
+      }
+    }
+    if (r == end) return;
+    to.now = r / HALF_ROWS;
+    if (r % HALF_ROWS == 0) {
+      write_rows<1, Adds::FIRST, HOW>(block, r, terms, to, i, n, exit);
+    } else {
+      write_rows<1, Adds::MORE, HOW>(block, r, terms, to, i, n, exit);
+    }
+  }
+  static FLN_INLINE bool has_totals(const WrittenCols<T>& to) {
+    return (DWEIGHT || DBIAS) && (!DWEIGHT || to.dweight.totals) && (!DBIAS || to.dbias.totals);
   }
 
-  // Columns [i, i + n) of the block to the totals of its part of the rows.
-  void add_block(const fln_layer_norm_backward_part& part, ptrdiff_t block, const WrittenCols<T>& at, ptrdiff_t i,
+  // Columns [i, i + n) of a block of so many rows to where they belong, if its last pair has not done it.
+  void add_block(const fln_layer_norm_backward_part& part, int rows, const WrittenCols<T>& at, ptrdiff_t i,
                  ptrdiff_t n) const {
-    const bool fresh = block == part.first_row;
+    if (rows == BLOCK_ROWS && has_totals(at)) return;
     ptrdiff_t k = 0;
-    for (; k + LANES<T> <= n; k += LANES<T>) add_lanes<true>(part, fresh, at, i, k, LANES<T>);
-    if (k < n) add_lanes<false>(part, fresh, at, i, k, n - k);
+    for (; k + LANES<T> <= n; k += LANES<T>) add_lanes<true>(part, rows, at, i, k, LANES<T>);
+    if (k < n) add_lanes<false>(part, rows, at, i, k, n - k);
   }
   template <bool ALL>
-  FLN_INLINE void add_lanes(const fln_layer_norm_backward_part& part, bool fresh, const WrittenCols<T>& at, ptrdiff_t i,
+  FLN_INLINE void add_lanes(const fln_layer_norm_backward_part& part, int rows, const WrittenCols<T>& at, ptrdiff_t i,
                             ptrdiff_t k, ptrdiff_t n) const {
-    if (DWEIGHT) add_to<ALL>(part, load_lanes<ALL>(at.dweight + k, n), part.dweight, i + k, n, fresh);
-    if (DBIAS) add_to<ALL>(part, load_lanes<ALL>(at.dbias + k, n), part.dbias, i + k, n, fresh);
+    if (DWEIGHT) add_to<ALL>(part, halves<ALL>(at.dweight, rows, k, n), part.dweight, i + k, n, at.fresh);
+    if (DBIAS) add_to<ALL>(part, halves<ALL>(at.dbias, rows, k, n), part.dbias, i + k, n, at.fresh);
+  }
+  template <bool ALL>
+  static FLN_INLINE Vec<T> halves(const RowsSum<T>& sum, int rows, ptrdiff_t k, ptrdiff_t n) {
+    const Vec<T> first = load_lanes<ALL>(sum.half[0] + k, n);
+    return rows <= HALF_ROWS ? first : first + load_lanes<ALL>(sum.half[1] + k, n);
   }
   template <bool ALL>
   FLN_INLINE void add_to(const fln_layer_norm_backward_part& part, Vec<T> sum, void* to, ptrdiff_t i, ptrdiff_t n,
@@ -472,7 +541,7 @@ struct LayerNormBackward {
 
   // ROWS rows of VECS registers, which stay there from the first sweep to the second; so do dw and db over a block.
   // 32768x64 float32 took 0.69 of the time and 131072x16 0.54; with 5 to 8 registers there was nothing to gain.
-  template <int VECS, int ROWS>
+  template <int VECS, int ROWS, Adds ADDS>
   FLN_INLINE void short_rows(ptrdiff_t row, const Vec<T>* w, Vec<T>* dw, Vec<T>* db) const {
     using V = Vec<T>;
     V d[ROWS][VECS], dy_of[ROWS][VECS];
@@ -498,8 +567,8 @@ struct LayerNormBackward {
         T* const to = rows[r].dx + v * LANES<T>;
         v < VECS - 1 || n == LANES<T> ? result.store(to) : result.store_first(to, n);
       }
-      if (DWEIGHT) dw[v] = dw[v] + dw_sum;
-      if (DBIAS) db[v] = db[v] + db_sum;
+      if (DWEIGHT) dw[v] = ADDS == Adds::FIRST ? dw_sum : dw[v] + dw_sum;
+      if (DBIAS) db[v] = ADDS == Adds::FIRST ? db_sum : db[v] + db_sum;
     }
   }
 
@@ -522,14 +591,25 @@ struct LayerNormBackward {
     for (ptrdiff_t block = part.first_row; block < part.last_row; block += BLOCK_ROWS) {
       const ptrdiff_t last = block + BLOCK_ROWS < part.last_row ? block + BLOCK_ROWS : part.last_row;
       V dw[VECS], db[VECS];
-      for (int v = 0; v < VECS; ++v) dw[v] = db[v] = V::splat(T(-0.0));  // what leaves any number as it is
-      ptrdiff_t row = block;
-      for (; row + 2 <= last; row += 2) short_rows<VECS, 2>(row, w, dw, db);
-      if (row < last) short_rows<VECS, 1>(row, w, dw, db);
+      for (ptrdiff_t row = block; row < last; row += HALF_ROWS) {
+        V dw_half[VECS], db_half[VECS];
+        short_half<VECS>(row, last, w, dw_half, db_half);
+        for (int v = 0; v < VECS && DWEIGHT; ++v) dw[v] = row == block ? dw_half[v] : dw[v] + dw_half[v];
+        for (int v = 0; v < VECS && DBIAS; ++v) db[v] = row == block ? db_half[v] : db[v] + db_half[v];
+      }
       const bool fresh = block == part.first_row;
       for (int v = 0; v < VECS - 1; ++v) add_short<true>(part, dw[v], db[v], v, fresh);
       add_short<false>(part, dw[VECS - 1], db[VECS - 1], VECS - 1, fresh);
     }
+  }
+  // Half of a block, or as much of it as there is.
+  template <int VECS>
+  FLN_INLINE void short_half(ptrdiff_t row, ptrdiff_t last, const Vec<T>* w, Vec<T>* dw, Vec<T>* db) const {
+    const ptrdiff_t end = row + HALF_ROWS < last ? row + HALF_ROWS : last;
+    if (row + 1 == end) return short_rows<VECS, 1, Adds::FIRST>(row, w, dw, db);
+    short_rows<VECS, 2, Adds::FIRST>(row, w, dw, db);
+    if (row + 4 == end) return short_rows<VECS, 2, Adds::MORE>(row + 2, w, dw, db);
+    if (row + 3 == end) short_rows<VECS, 1, Adds::MORE>(row + 2, w, dw, db);
   }
   template <bool ALL>
   FLN_INLINE void add_short(const fln_layer_norm_backward_part& part, Vec<T> dw, Vec<T> db, int v, bool fresh) const {
@@ -543,13 +623,13 @@ struct LayerNormBackward {
   FLN_INLINE void pair_by_pair(const fln_layer_norm_backward_part& part, ptrdiff_t block, int rows,
                                WaitingParts<T>& parts, Exit<T, HOW>& exit) const {
     BlockTerms<T> terms;
-    const WrittenCols<T> to = written_cols<HOW>(parts, block, 0, cols);
-    for (int r = 0; r < rows; r += 2) {
-      const int end = r + 2 < rows ? r + 2 : rows;
+    const WrittenCols<T> to = written_cols<HOW>(parts, part, block, 0, cols);
+    for (int r = 0, end; r < rows; r = end) {
+      end = r + 2 < rows ? r + 2 : rows;
       first_sweep<HOW != Stores::CACHED>(block, r, end, terms);
       second_sweep<HOW>(block, r, end, terms, to, 0, cols, &exit);
     }
-    add_block(part, block, to, 0, cols);
+    add_block(part, rows, to, 0, cols);
   }
 
   // A block of any rows, over some of its columns.
@@ -561,13 +641,13 @@ struct LayerNormBackward {
     if (!part.terms || part.first_col == part.last_col) first_sweep<HOW != Stores::CACHED>(block, 0, rows, terms);
     for (ptrdiff_t i = part.first_col, n; i < part.last_col; i += n) {
       n = waiting_cols(block, i, part.last_col);
-      const WrittenCols<T> to = written_cols<HOW>(parts, block, i, n);
+      const WrittenCols<T> to = written_cols<HOW>(parts, part, block, i, n);
       if (HOW == Stores::STREAMED && can_stream(dx(block) + i, n)) {
         second_sweep<HOW>(block, 0, rows, terms, to, i, n, nullptr);
       } else {
         second_sweep<Stores::CACHED>(block, 0, rows, terms, to, i, n, nullptr);
       }
-      add_block(part, block, to, i, n);
+      add_block(part, rows, to, i, n);
     }
   }
 
