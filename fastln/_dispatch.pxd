@@ -44,6 +44,7 @@ cdef extern from "fastln.h" nogil:
         Py_ssize_t dx_stride
         Py_ssize_t cols
         int stream
+        Py_ssize_t rows
 
     ctypedef struct fln_layer_norm_backward_part:
         Py_ssize_t first_row

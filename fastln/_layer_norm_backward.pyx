@@ -321,6 +321,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     )
     cdef bint is_timed = may_stream and is_tried(&shape)
     work.args = plan.args
+    work.args.rows = rows
     work.args.stream = may_stream and goes_past(&shape, stream_bytes // STREAM_SHARE)
     work.kernel = plan.kernel
     work.rows = rows

@@ -62,6 +62,7 @@ typedef struct fln_layer_norm_backward_args {
   ptrdiff_t dx_stride;
   ptrdiff_t cols;  // at least 1
   int stream;      // whether dx should go past the cache
+  ptrdiff_t rows;  // of all parts: how much passes through the caches
 } fln_layer_norm_backward_args;
 
 // A part of its work: rows first_row <= row < last_row (first_row a multiple of the block), columns first_col <= col <

@@ -136,7 +136,7 @@ bool backward(const Header& header, fln_layer_norm_backward kernel, fln_layer_no
   const fln_layer_norm_backward_args args = {
       dy.data(), x.data(),    mean.data(), rstd.data(), header.weight ? weight.data() : nullptr,
       nullptr,   header.cols, header.cols, header.cols, header.cols,
-      1};
+      1,         header.rows};
   const Gradients<T> result = gradients<T>(header, args, kernel, merge, 0);
   for (const int64_t split : {header.cols / 3, header.cols - 1}) {
     if (split && !(gradients<T>(header, args, kernel, merge, split) == result)) return false;
