@@ -136,9 +136,11 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
 
     Notes
     -----
-    With g = dy * weight and eps' = finfo(dtype).eps, the error of dx is at most
+    With g = dy * weight and eps' = finfo(dtype).eps, the error of dx in ordinary rows is at most
     4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), that of dweight 2 eps' sum(|dy| max|x_hat|) and that of
-    dbias 2 eps' sum(|dy|): the maxima over a row, the sums over any number of rows.
+    dbias 2 eps' sum(|dy|): the maxima over a row, the sums over any number of rows. For any finite rows,
+    docs/accuracy.md proves 45 (float32) or 54 (float64) eps' rstd (max|g| + max|x_hat| rms(g)) for dx, 18 or 20 eps'
+    sum(|dy| max|x_hat|) for dweight and 3 eps' sum(|dy|) for dbias.
 
     References
     ----------
