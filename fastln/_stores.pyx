@@ -9,7 +9,7 @@ bits are the same either way.
 cimport cython
 from libc.math cimport INFINITY
 
-from fastln._dispatch cimport default_stream_bytes, stream_bytes
+from fastln._dispatch cimport default_stream_bytes, stream_bytes_were_set
 
 cdef extern from *:
     """
@@ -65,7 +65,7 @@ cdef bint is_same(const Shape* a, const Shape* b) noexcept:
 
 
 cdef bint is_tried(const Shape* shape) noexcept:
-    return shape.size >= default_stream_bytes // TRIED_SHARE and stream_bytes == default_stream_bytes
+    return shape.size >= default_stream_bytes // TRIED_SHARE and not stream_bytes_were_set
 
 
 @cython.cdivision(True)
