@@ -39,7 +39,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_forward_sums,
     stream_bytes,
 )
-from fastln._stores cimport FORWARD, Shape, clock, goes_past, tell
+from fastln._stores cimport FORWARD, Shape, goes_past, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -245,11 +245,10 @@ cdef int run(Plan* plan, object num_threads) except -1:
         seconds = turn.ended - turn.began
     else:
         with nogil:
-            began = clock()
+            began = now()
             plan.kernel(&plan.args, 0, plan.rows)
-            seconds = clock() - began
-            if turn.limit > 1:
-                turn.ended = now()
+            turn.ended = now()
+        seconds = turn.ended - began
     if may_stream:
         tell(&shape, plan.args.stream, seconds)
     return end_turn(&turn)

@@ -38,7 +38,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_part,
     stream_bytes,
 )
-from fastln._stores cimport BACKWARD, Shape, clock, goes_past, is_tried, tell
+from fastln._stores cimport BACKWARD, Shape, goes_past, is_tried, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -348,7 +348,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 raise MemoryError
         with nogil:
             if is_timed:
-                seconds = -clock()
+                seconds = -now()
             if work.terms != NULL:
                 turn.busy = run_by_columns(&work, count)
             else:
@@ -360,7 +360,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
             if work.dbias != dbias_to:
                 plan.merge(<double*> work.dbias, work.chunks, cols, dbias_to)
             if is_timed:
-                seconds += clock()
+                seconds += now()
         if is_timed:
             tell(&shape, work.args.stream, seconds)
     finally:

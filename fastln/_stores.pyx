@@ -11,15 +11,6 @@ from libc.math cimport INFINITY
 
 from fastln._dispatch cimport default_stream_bytes, stream_bytes_were_set
 
-cdef extern from *:
-    """
-    #include <chrono>
-    static double fln_clock(void) {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-    }
-    """
-    double fln_clock() noexcept nogil
-
 # A shape, and what it took to store the result either way.
 cdef struct Trials:
     Shape shape
@@ -43,10 +34,6 @@ cdef Py_ssize_t TRIED_AGAIN = 127
 cdef double GAIN = 0.9
 # The best time of a way ages by this factor with each call that goes it, so that a new neighbour is noticed.
 cdef double AGEING = 1.02
-
-
-cdef double clock() noexcept nogil:
-    return fln_clock()
 
 
 @cython.cdivision(True)

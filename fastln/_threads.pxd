@@ -23,7 +23,7 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn
 # What the call took is remembered for the choices to come.
 cdef int end_turn(const Turn* turn) except -1
 
-# Seconds of a clock that never goes back; 0 in a build without OpenMP.
+# Seconds of a clock that never goes back.
 cdef double now() noexcept nogil
 
 # Raises unless num_threads is None or an int >= 1.

@@ -23,14 +23,21 @@ cdef extern from *:
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
-    static double omp_get_wtime(void) { return 0; }
     #endif
     """
     const int FLN_OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
-    double omp_get_wtime() nogil
+
+cdef extern from *:
+    """
+    #include <chrono>
+    static double fln_clock(void) {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
+    """
+    double fln_clock() noexcept nogil
 
 # Below this many bytes read and written, a call stays on the calling thread: one thread takes 5 us for 256 KiB, 1.3
 # times as long as two that are awake, and 1.8 times for 0.8 MB (128x768). From there on `Waking` decides.
@@ -403,7 +410,7 @@ cdef int end_turn(const Turn* turn) except -1:
 
 
 cdef double now() noexcept nogil:
-    return omp_get_wtime()
+    return fln_clock()
 
 
 def _after_fork_in_child():
