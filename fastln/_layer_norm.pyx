@@ -278,6 +278,7 @@ cdef int share(const Plan* plan, Py_ssize_t segments, Turn* turn) except -1:
         for row in range(rows, plan.rows):
             busy += share_row(plan, row, segments, sums, count)
         turn.busy, turn.ended = busy, now()
+        turn.parts = plan.rows if left_over == 0 else plan.rows * segments
         free(sums)
     return 0
 

@@ -351,8 +351,10 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
                 seconds = -now()
             if work.terms != NULL:
                 turn.busy = run_by_columns(&work, count)
+                turn.parts = (cols + COLUMNS_PER_THREAD - 1) // COLUMNS_PER_THREAD
             else:
                 turn.busy = run_by_rows(&work, count)
+                turn.parts = work.chunks
             if turn.limit > 1:
                 turn.ended = now()
             if work.dweight != dweight_to:

@@ -4,7 +4,7 @@
 cdef Py_ssize_t min_parallel_bytes
 
 
-# A call from the choice of its threads to its end. Whoever does its work fills in the last two.
+# A call from the choice of its threads to its end. Whoever does its work fills in the last three.
 cdef struct Turn:
     int limit  # threads that it may have
     int count  # threads that it gets
@@ -14,6 +14,7 @@ cdef struct Turn:
     double began
     double ended
     double busy  # seconds of work of all its threads
+    Py_ssize_t parts  # of equal work, which they shared
 
 
 # Threads for a call of `size` bytes that can be done in up to `parts` parts; `num_threads` (a checked int or None) is

@@ -336,10 +336,15 @@ cdef class Waking:
         cdef int kind = kind_of(pause)
         self.missed[kind] = min(self.missed[kind] + saved, TRIAL * self.cost(pause))
 
-    cpdef int ran_together(self, int count, double seconds, double busy, double pause) except -1:
-        """A call on `count` threads took so many seconds; together they worked `busy` seconds."""
+    @cython.cdivision(True)
+    cpdef int ran_together(self, int count, Py_ssize_t parts, double seconds, double busy, double pause) except -1:
+        """A call on `count` threads took so many seconds; together they worked `busy` seconds on `parts` equal parts.
+
+        Where these do not come out even, the thread with most of them takes longest, however soon it began.
+        """
         cdef int kind = kind_of(pause)
-        cdef double cost = max(seconds - busy / count, 0)
+        cdef double longest = busy * ((parts + count - 1) // count) / parts
+        cdef double cost = max(seconds - longest, 0)
         self.costs[kind][self.oldest[kind]] = cost
         self.oldest[kind] = (self.oldest[kind] + 1) % REMEMBERED
         self.missed[kind] = max(self.missed[kind] - TRIAL * cost, 0)
@@ -382,6 +387,7 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn
         return 1
     turn.size = size
     turn.busy = 0
+    turn.parts = parts
     turn.began = now()
     turn.gap = turn.pause = INFINITY
     if PyThread_get_thread_ident() == _last_thread:  # each thread has its own team
@@ -403,7 +409,7 @@ cdef int end_turn(const Turn* turn) except -1:
     _last_call = turn.ended
     if turn.count > 1:
         _last_region = turn.ended
-        _waking.ran_together(turn.count, turn.ended - turn.began, turn.busy, turn.pause)
+        _waking.ran_together(turn.count, turn.parts, turn.ended - turn.began, turn.busy, turn.pause)
     elif turn.size > 0:
         _waking.ran_alone(turn.size, turn.limit, turn.ended - turn.began, turn.gap, turn.pause)
     return 0
