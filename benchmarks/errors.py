@@ -3,8 +3,8 @@
 Errors are in units that mean the same in every cell: eps, the distance from 1 to the next number of the dtype, times
 the size of what was computed. For y that is |weight| max|x_hat| + |bias|, the maximum over the row; for dx it is rstd
 max(|g| + |mean(g)| + |x_hat mean(g x_hat)|) with g = dy weight; for dweight and dbias the largest column's sum of
-|dy x_hat| and of |dy|. Rounding a perfect result costs at most half a unit; fastln promises 2 for y, dweight and dbias
-and 4 for dx.
+|dy x_hat| and of |dy|. Rounding a perfect result costs at most half a unit; ordinary rows of fastln keep 2 for y,
+dweight and dbias and 4 for dx (docs/accuracy.md).
 
 Large arrays are judged by a sample, the same for all contenders: rows for y and dx, columns for dweight and dbias.
 """

@@ -85,3 +85,6 @@ cdef Py_ssize_t stream_bytes
 
 # The same if nobody has set another: the size of the last-level cache.
 cdef Py_ssize_t default_stream_bytes
+
+# Whether somebody has set stream_bytes, perhaps to that very size.
+cdef bint stream_bytes_were_set

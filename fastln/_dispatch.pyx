@@ -25,6 +25,7 @@ cdef str _reason
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
 
 stream_bytes = default_stream_bytes = 0
+stream_bytes_were_set = False
 
 
 def compiled_isas() -> tuple[str, ...]:
@@ -89,14 +90,15 @@ def build_info() -> dict[str, object]:
     }
 
 
-def set_stream_bytes(size: int) -> int:
-    """Set the size in bytes from which results go past the cache; returns the former one (FASTLN_STREAM_BYTES).
+def set_stream_bytes(size: int | None) -> int | None:
+    """Set the size in bytes from which results go past the cache (FASTLN_STREAM_BYTES); returns the former one.
 
-    As long as it is the size of the last-level cache, as at the start, calls around it find out by themselves.
+    None stands for that of the last-level cache, as at the start: then calls around it find out by themselves.
     """
-    global stream_bytes
-    cdef Py_ssize_t former = stream_bytes
-    stream_bytes = size
+    global stream_bytes, stream_bytes_were_set
+    former = stream_bytes if stream_bytes_were_set else None
+    stream_bytes = default_stream_bytes if size is None else size
+    stream_bytes_were_set = size is not None
     return former
 
 
@@ -127,7 +129,7 @@ def _choose_stream_bytes():
         raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
     global default_stream_bytes
     default_stream_bytes = _find_cache_bytes()
-    set_stream_bytes(min(int(value), 1 << 56) if value else default_stream_bytes)
+    set_stream_bytes(min(int(value), 1 << 56) if value else None)
 
 
 cdef int _choose(str name, str argument, str reason) except -1:

@@ -19,6 +19,3 @@ cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept
 
 # What that call took.
 cdef void tell(const Shape* shape, bint past, double seconds) noexcept
-
-# Seconds from some moment on.
-cdef double clock() noexcept nogil

@@ -9,16 +9,7 @@ bits are the same either way.
 cimport cython
 from libc.math cimport INFINITY
 
-from fastln._dispatch cimport default_stream_bytes, stream_bytes
-
-cdef extern from *:
-    """
-    #include <chrono>
-    static double fln_clock(void) {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-    }
-    """
-    double fln_clock() noexcept nogil
+from fastln._dispatch cimport default_stream_bytes, stream_bytes_were_set
 
 # A shape, and what it took to store the result either way.
 cdef struct Trials:
@@ -45,10 +36,6 @@ cdef double GAIN = 0.9
 cdef double AGEING = 1.02
 
 
-cdef double clock() noexcept nogil:
-    return fln_clock()
-
-
 @cython.cdivision(True)
 cdef Trials* place_of(const Shape* shape) noexcept:
     """Where a shape is remembered, or another one that has taken its place."""
@@ -65,7 +52,7 @@ cdef bint is_same(const Shape* a, const Shape* b) noexcept:
 
 
 cdef bint is_tried(const Shape* shape) noexcept:
-    return shape.size >= default_stream_bytes // TRIED_SHARE and stream_bytes == default_stream_bytes
+    return shape.size >= default_stream_bytes // TRIED_SHARE and not stream_bytes_were_set
 
 
 @cython.cdivision(True)

@@ -4,7 +4,7 @@
 cdef Py_ssize_t min_parallel_bytes
 
 
-# A call from the choice of its threads to its end. Whoever does its work fills in the last two.
+# A call from the choice of its threads to its end. Whoever does its work fills in the last three.
 cdef struct Turn:
     int limit  # threads that it may have
     int count  # threads that it gets
@@ -14,6 +14,7 @@ cdef struct Turn:
     double began
     double ended
     double busy  # seconds of work of all its threads
+    Py_ssize_t parts  # of equal work, which they shared
 
 
 # Threads for a call of `size` bytes that can be done in up to `parts` parts; `num_threads` (a checked int or None) is
@@ -23,7 +24,7 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn
 # What the call took is remembered for the choices to come.
 cdef int end_turn(const Turn* turn) except -1
 
-# Seconds of a clock that never goes back; 0 in a build without OpenMP.
+# Seconds of a clock that never goes back.
 cdef double now() noexcept nogil
 
 # Raises unless num_threads is None or an int >= 1.

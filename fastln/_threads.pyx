@@ -23,14 +23,21 @@ cdef extern from *:
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
-    static double omp_get_wtime(void) { return 0; }
     #endif
     """
     const int FLN_OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
     int omp_in_parallel() nogil
-    double omp_get_wtime() nogil
+
+cdef extern from *:
+    """
+    #include <chrono>
+    static double fln_clock(void) {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
+    """
+    double fln_clock() noexcept nogil
 
 # Below this many bytes read and written, a call stays on the calling thread: one thread takes 5 us for 256 KiB, 1.3
 # times as long as two that are awake, and 1.8 times for 0.8 MB (128x768). From there on `Waking` decides.
@@ -329,10 +336,15 @@ cdef class Waking:
         cdef int kind = kind_of(pause)
         self.missed[kind] = min(self.missed[kind] + saved, TRIAL * self.cost(pause))
 
-    cpdef int ran_together(self, int count, double seconds, double busy, double pause) except -1:
-        """A call on `count` threads took so many seconds; together they worked `busy` seconds."""
+    @cython.cdivision(True)
+    cpdef int ran_together(self, int count, Py_ssize_t parts, double seconds, double busy, double pause) except -1:
+        """A call on `count` threads took so many seconds; together they worked `busy` seconds on `parts` equal parts.
+
+        Where these do not come out even, the thread with most of them takes longest, however soon it began.
+        """
         cdef int kind = kind_of(pause)
-        cdef double cost = max(seconds - busy / count, 0)
+        cdef double longest = busy * ((parts + count - 1) // count) / parts
+        cdef double cost = max(seconds - longest, 0)
         self.costs[kind][self.oldest[kind]] = cost
         self.oldest[kind] = (self.oldest[kind] + 1) % REMEMBERED
         self.missed[kind] = max(self.missed[kind] - TRIAL * cost, 0)
@@ -375,6 +387,7 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn
         return 1
     turn.size = size
     turn.busy = 0
+    turn.parts = parts
     turn.began = now()
     turn.gap = turn.pause = INFINITY
     if PyThread_get_thread_ident() == _last_thread:  # each thread has its own team
@@ -396,14 +409,14 @@ cdef int end_turn(const Turn* turn) except -1:
     _last_call = turn.ended
     if turn.count > 1:
         _last_region = turn.ended
-        _waking.ran_together(turn.count, turn.ended - turn.began, turn.busy, turn.pause)
+        _waking.ran_together(turn.count, turn.parts, turn.ended - turn.began, turn.busy, turn.pause)
     elif turn.size > 0:
         _waking.ran_alone(turn.size, turn.limit, turn.ended - turn.began, turn.gap, turn.pause)
     return 0
 
 
 cdef double now() noexcept nogil:
-    return omp_get_wtime()
+    return fln_clock()
 
 
 def _after_fork_in_child():

@@ -1,4 +1,4 @@
-"""The tests' own tools are right: the reference, the bound, and the guard against a stale build."""
+"""The tests' own tools are right: the reference, the judge, and the guard against a stale build."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from helpers import assert_same_bits, at_offset, in_wider_rows
 from reference import (
     GRADIENT_REGIMES,
     REGIMES,
-    error_in_bounds,
     exact_layer_norm,
     find_regime,
     gradient_errors,
+    half_subnormal,
     long_double_suffices,
     make_gradient_case,
     make_mixed_rows,
     make_rows,
+    output_error,
 )
 
 
@@ -55,7 +56,7 @@ def test_reference_agrees_with_rational_arithmetic(regime, dtype):
                 true_xhat = np.array([to_long_double(to_decimal(value - true_mean) / root) for value in values])
                 true_rstd = to_long_double(1 / root)
                 true_mean = to_long_double(to_decimal(true_mean))
-            # A thousandth of the bound: the judge must be far better than what it judges.
+            # A thousandth of what is usual: the judge must be far better than what it judges.
             tolerance = np.finfo(dtype).eps / 500 * np.longdouble(1)
             assert (np.abs(xhat - true_xhat) <= tolerance * np.abs(true_xhat).max()).all()
             assert abs(rstd[0] - true_rstd) <= tolerance * true_rstd
@@ -67,6 +68,7 @@ def test_reference_gradients_agree_with_rational_arithmetic(label, dtype):
     if not long_double_suffices(dtype):
         pytest.skip("long double is too narrow here")
     eps = Fraction(find_regime(GRADIENT_REGIMES[label][0]).eps)
+    tolerance, least = np.longdouble(np.finfo(dtype).eps) / 50, half_subnormal(dtype) / 100
     for rows, cols in ((1, 1), (2, 2), (3, 20)):
         case = make_gradient_case(label, rows, cols, dtype)
         weight = [Fraction(float(value)) for value in case.weight]
@@ -84,16 +86,16 @@ def test_reference_gradients_agree_with_rational_arithmetic(label, dtype):
                 dx = [to_decimal(a - sum(g) / cols - b * along) / root for a, b in zip(g, centred, strict=True)]
                 for i in range(cols):
                     error = abs(case.weighted.dx.value[row, i] - to_long_double(dx[i]))
-                    assert error <= case.weighted.dx.bound[row, 0] / 100, (rows, cols)
+                    assert error <= tolerance * case.weighted.dx.size[row, 0] + least, (rows, cols)
                     dweight[i] += to_decimal(dy[i] * centred[i]) / root
                     dbias[i] += to_decimal(dy[i])
         for found in (case.weighted, case.plain):
             for gradient, true in ((found.dweight, dweight), (found.dbias, dbias)):
                 error = np.abs(gradient.value - np.array([to_long_double(value) for value in true]))
-                assert (error <= gradient.bound / 100).all(), (rows, cols)
+                assert (error <= tolerance * gradient.size + least).all(), (rows, cols)
 
 
-def test_the_bounds_tell_good_gradients_from_usual_ones():
+def test_the_judge_tells_good_gradients_from_usual_ones():
     # All in float32, from a mean rounded to float32, as most implementations have it.
     case = make_gradient_case("mean 1e3", 33, 768, np.float32)
     centred = case.x - case.x.mean(axis=-1, keepdims=True)
@@ -102,11 +104,11 @@ def test_the_bounds_tell_good_gradients_from_usual_ones():
     along = xhat * (case.dy * xhat).mean(axis=-1, keepdims=True)
     dx = rstd * (case.dy - case.dy.mean(axis=-1, keepdims=True) - along)
     usual = gradient_errors((dx, (case.dy * xhat).sum(axis=0), case.dy.sum(axis=0)), case.plain)
-    assert usual["dx"] > 2
-    assert usual["dweight"] > 1
-    assert usual["dweight of many rows"] > 10
+    assert usual["dx"] > 8
+    assert usual["dweight"] > 2
+    assert usual["dweight of many rows"] > 20
     good = [expected.value.astype(np.float32) for expected in case.plain[:3]]
-    assert all(error <= 0.25 + 1e-6 for error in gradient_errors(good, case.plain).values())
+    assert all(error <= 0.5 + 1e-6 for error in gradient_errors(good, case.plain).values())
     for i in range(3):
         spoiled = list(good)
         spoiled[i] = np.where(good[i] == good[i].flat[3], np.nan, good[i])
@@ -115,17 +117,17 @@ def test_the_bounds_tell_good_gradients_from_usual_ones():
         assert gradient_errors(spoiled, case.plain)[("dx", "dweight", "dbias")[i]] == np.inf
 
 
-def test_the_bound_tells_a_good_result_from_a_usual_one():
+def test_the_judge_tells_a_good_result_from_a_usual_one():
     # Two passes in float32 with a mean rounded to float32, as most implementations have it.
     x = make_rows("mean 1e3", 4, 768, np.float32)
     exact = exact_layer_norm(x, 1e-5)
     centred = x - x.mean(axis=-1, keepdims=True)
     usual = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
-    assert error_in_bounds(usual, exact) > 10
-    assert error_in_bounds(exact.xhat.astype(np.float32), exact) <= 0.25 + 1e-6
+    assert output_error(usual, exact) > 20
+    assert output_error(exact.xhat.astype(np.float32), exact) <= 0.5 + 1e-6
     spoiled = exact.xhat.astype(np.float32)
     spoiled[1, 5] = np.nan
-    assert error_in_bounds(spoiled, exact) == np.inf
+    assert output_error(spoiled, exact) == np.inf
 
 
 def test_mixed_rows_hold_usual_and_unusual_rows(dtype):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, output_of
+from helpers import assert_same_bits
 
 import fastln
 from fastln import _dispatch, _stores
@@ -17,9 +17,8 @@ SHAPE = (FORWARD, THREADS, ROWS, COLS, LARGE)
 
 @pytest.fixture(autouse=True)
 def untried():
-    """No shape is known, before and after, and the limit is the one that the machine has."""
-    code = "from fastln import _dispatch; print(_dispatch.get_stream_bytes())"
-    before = _dispatch.set_stream_bytes(int(output_of(code)))
+    """No shape is known, before and after, and nobody has set a limit (the environment may)."""
+    before = _dispatch.set_stream_bytes(None)
     _stores.forget()
     yield
     _stores.forget()
@@ -86,6 +85,15 @@ def test_a_limit_that_somebody_set_is_kept():
     _dispatch.set_stream_bytes(LARGE)
     assert choices(10, (0.1, 1.0), LARGE) == [True] * 10
     assert choices(10, (1.0, 0.1), LARGE + 1) == [False] * 10
+
+
+def test_a_limit_that_happens_to_be_the_size_of_the_cache_is_kept_too():
+    size = _dispatch.get_stream_bytes()
+    assert _dispatch.set_stream_bytes(size) is None
+    shape = (FORWARD, THREADS, ROWS, COLS, size)
+    assert choices(10, (0.1, 1.0), size, shape) == [True] * 10
+    assert _dispatch.set_stream_bytes(None) == size
+    assert False in choices(10, (0.1, 1.0), size, shape)
 
 
 def test_callers_who_take_turns_get_to_know_both_ways():

@@ -21,7 +21,7 @@ ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
 @pytest.fixture
 def stream_bytes():
     """Sets the size from which results are streamed, for the time of a test."""
-    previous = _dispatch.get_stream_bytes()
+    previous = _dispatch.set_stream_bytes(None)
     yield _dispatch.set_stream_bytes
     _dispatch.set_stream_bytes(previous)
 
@@ -153,7 +153,7 @@ def test_streams_touch_nothing_before_or_after_the_arrays(isa, dtype_name):
     assert done.stdout.rstrip().endswith("done")
 
 
-def test_the_default_comes_from_the_cache():
+def test_the_default_comes_from_the_cache(stream_bytes):
     assert _dispatch.get_stream_bytes() >= 1 << 16
     assert fastln._config.config()["runtime"]["stream_bytes"] == _dispatch.get_stream_bytes()
 

@@ -243,7 +243,7 @@ def waking(*, seconds_per_byte=100e-12, awake=None, drowsy=None, asleep=None):
 
 
 def run_together(memory, cost, pause):
-    memory.ran_together(2, 1e-3 + cost, 2e-3, pause)
+    memory.ran_together(2, 1000, 1e-3 + cost, 2e-3, pause)
 
 
 def first_with_threads(memory, size, gap, pause, most):
@@ -285,6 +285,15 @@ def test_more_threads_save_more():
     memory = waking(asleep=120e-6)
     assert not memory.is_worth(4 * MB, 2, SLEEP, SLEEP)
     assert memory.is_worth(4 * MB, 8, SLEEP, SLEEP)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2, 2), (2, 3), (2, 5), (4, 5), (4, 33)])
+def test_parts_that_do_not_come_out_even_are_no_cost_of_waking(count, parts):
+    memory = _threads.Waking()
+    most = -(-parts // count)
+    for _ in range(3):
+        memory.ran_together(count, parts, most * 1e-3 + 40e-6, parts * 1e-3, SLEEP)
+    assert memory.cost(SLEEP) == pytest.approx(40e-6)
 
 
 def test_one_late_start_is_chance_and_two_are_the_rule():
@@ -340,7 +349,7 @@ def calls_in_succession(memory, awake, asleep, number):
         pause = clock - last_region
         if memory.is_worth(4 * MB, 2, NONE, pause):
             cost = awake if pause < 500e-6 else asleep
-            memory.ran_together(2, alone / 2 + cost, alone, pause)
+            memory.ran_together(2, 1000, alone / 2 + cost, alone, pause)
             clock = last_region = clock + alone / 2 + cost
             together += 1
         else:
@@ -369,7 +378,7 @@ def test_isolated_calls_are_rarely_slower_than_on_one_thread(size, cost):
     ratios = []
     for _ in range(2000):
         if memory.is_worth(size, 2, SLEEP, SLEEP):
-            memory.ran_together(2, alone / 2 + cost, alone, SLEEP)
+            memory.ran_together(2, 1000, alone / 2 + cost, alone, SLEEP)
             ratios.append((alone / 2 + cost) / alone)
         else:
             memory.ran_alone(size, 2, alone, SLEEP, SLEEP)

@@ -130,7 +130,7 @@ struct SummedRow {
   }
 };
 
-// fma() where an error of two roundings would pass the bound of dweight: in double, where no wider type helps.
+// fma() where two roundings would take dweight of ordinary rows past 2 eps: in double, where no wider type helps.
 template <typename V>
 FLN_INLINE V accurate_fma(V a, V b, V c) {
   if constexpr (sizeof(typename V::value_type) == sizeof(double) && !HAS_FMA) {

@@ -25,8 +25,8 @@ FLN_INLINE Pair<P> reciprocal_root(P v) {
   return {high, correction - (high - r)};
 }
 
-// Without FMA, x_hat is rounded once more, and in double (where no wider type helps) that may take the error past the
-// bound of the contract. Then rstd is a pair too.
+// Without FMA, x_hat is rounded once more, and in double (where no wider type helps) that may take the error of
+// ordinary rows past 2 eps. Then rstd is a pair too.
 template <typename T>
 constexpr bool RSTD_IS_PAIR = sizeof(T) == sizeof(double) && !HAS_FMA;
 
