@@ -39,7 +39,7 @@ from fastln._dispatch cimport (
     fln_layer_norm_forward_sums,
     stream_bytes,
 )
-from fastln._stores cimport FORWARD, Shape, goes_past, tell
+from fastln._stores cimport FORWARD, Shape, goes_past, is_tried, tell
 from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
 
 cnp.import_array()
@@ -228,7 +228,8 @@ cdef int run(Plan* plan, object num_threads) except -1:
     cdef Py_ssize_t segments
     cdef Turn turn
     cdef Shape shape
-    cdef double began, seconds
+    cdef double began = 0
+    cdef bint is_timed
     cdef Py_ssize_t cols = plan.args.cols
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.
     cdef bint may_stream = plan.args.y != plan.args.x and plan.args.x_stride == cols and plan.args.y_stride == cols
@@ -239,18 +240,20 @@ cdef int run(Plan* plan, object num_threads) except -1:
     segments = (cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
     threads_for(max(plan.rows, segments), plan.size, num_threads, &turn)
     shape = Shape(FORWARD, turn.count, plan.rows, cols, plan.size)
+    is_timed = may_stream and is_tried(&shape)
     plan.args.stream = may_stream and goes_past(&shape, stream_bytes)
     if turn.count > 1:
+        began = turn.began
         share(plan, segments, &turn)
-        seconds = turn.ended - turn.began
     else:
         with nogil:
-            began = now()
+            if is_timed:
+                began = now()
             plan.kernel(&plan.args, 0, plan.rows)
-            turn.ended = now()
-        seconds = turn.ended - began
-    if may_stream:
-        tell(&shape, plan.args.stream, seconds)
+            if is_timed or turn.limit > 1:
+                turn.ended = now()
+    if is_timed:
+        tell(&shape, plan.args.stream, turn.ended - began)
     return end_turn(&turn)
 
 
