@@ -18,7 +18,7 @@ constexpr size_t NEAR_BYTES = 2 << 20, FAR_BYTES = 16 << 20;                    
 // So many short rows at a time, where the ISA gains by it (MANY_UP_TO): the roots and divisions of all of them come one
 // after another, behind other work, and it is known whether rows are cut short. Zen 3, of the time of groups of 4:
 // 1024x16 float32 0.69 (8 rows at a time 0.74), 1024x8 float64 0.58, 1000x40 float32 0.73 (16 at a time 0.84), 65536x32
-// from memory 0.86 to 0.95 (16 at a time 1.02 to 1.05), streamed 0.67.
+// from memory 0.86 to 1.02 (16 at a time 1.02 to 1.16), streamed 0.67.
 template <typename T, int VECS>
 constexpr int MANY_ROWS = VECS > 1 ? 8 : LANES<T>;
 
