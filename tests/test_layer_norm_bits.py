@@ -14,6 +14,8 @@ import fastln
 THREADS = (1, 2, 3, 7)
 BATCHES = (2, 5, 64, 300)
 OFFSETS = range(17)
+# As many registers as short rows have, whole and cut short anywhere.
+SHORT_COLS = (*range(1, 18), 23, 24, 25, 31, 32, 33, 40, 47, 48, 49, 50, 63, 64)
 
 
 @pytest.fixture(params=COMBINATIONS)
@@ -44,6 +46,24 @@ def test_a_row_alone_equals_the_row_in_a_batch(rows, combination, dtype, isa, al
         together = fastln.layer_norm_forward(x, None, weight, bias, num_threads=2)
         for actual, expected in zip(together, (y, mean, rstd), strict=True):
             assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("ordinary", [True, False])
+def test_any_number_of_short_rows_gives_the_same_bits(ordinary, combination, dtype, isa):
+    """Groups of 16, 8, 4 and 1, of ordinary rows only, which mixed rows never are, and with some other among them."""
+    for cols in SHORT_COLS:
+        x = make_rows("mean 10", 41, cols, dtype)
+        if not ordinary:
+            x[3], x[26] = 1.1, x[26] * dtype.type(1e30 if dtype == np.float32 else 1e200)
+        weight, bias = parameters(combination, cols, dtype)
+        expected = rows_alone(x, weight, bias)
+        for rows, start in itertools.product(range(1, 41), (0, 1)):
+            part = slice(start, start + rows)
+            for buffer in (x[part].copy(), in_wider_rows(x[part])):
+                for out in (None, buffer):
+                    results = fastln.layer_norm_forward(buffer, None, weight, bias, out=out)
+                    for actual, one in zip(results, expected, strict=True):
+                        assert_same_bits(actual, one[part])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 300])

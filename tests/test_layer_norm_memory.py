@@ -21,7 +21,7 @@ import fastln
 from fences import Room
 from reference import COMBINATIONS, make_parameters, make_rows
 
-rooms = {name: Room(5 * 140 * 8) for name in ("x", "weight", "bias", "out")}
+rooms = {name: Room(19 * 140 * 8) for name in ("x", "weight", "bias", "out")}
 
 
 def check(cols, rows, combination, at_end, gap):
@@ -46,8 +46,10 @@ isa, dtype = sys.argv[1], np.dtype(sys.argv[2])
 fastln.set_isa(isa)
 if sys.argv[3:] == ["touch the fence"]:
     rooms["x"].touch_the_fence()
-for regime, rows, gap in (("normal", 1, 0), ("normal", 5, 0), ("normal", 3, 7), ("huge", 2, 0)):
-    for cols, combination, at_end in itertools.product(range(1, 131), COMBINATIONS, (True, False)):
+cases = [(case, range(1, 131)) for case in (("normal", 1, 0), ("normal", 5, 0), ("normal", 3, 7), ("huge", 2, 0))]
+cases += [(case, range(1, 67)) for case in (("normal", 17, 0), ("normal", 19, 7))]  # 16 and 8 at a time
+for (regime, rows, gap), widths in cases:
+    for cols, combination, at_end in itertools.product(widths, COMBINATIONS, (True, False)):
         where = f"{regime} rows={rows} gap={gap} D={cols} {combination} {'end' if at_end else 'start'}"
         print(where, flush=True)
         check(cols, rows, combination, at_end, gap)

@@ -14,7 +14,7 @@ import fastln
 from fastln import _dispatch
 
 # Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
-COLS = (16, 17, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
+COLS = (16, 17, 32, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
 ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
 
 
@@ -60,7 +60,7 @@ def test_streamed_gradients_have_the_same_bits(cols, dtype, isa, stream_bytes):
                     assert_same_bits(one, other)
 
 
-@pytest.mark.parametrize("cols", [128, 200, 257, 768, 1000])
+@pytest.mark.parametrize("cols", [32, 128, 200, 257, 768, 1000])
 def test_rows_out_of_the_ordinary_among_streamed_ones_have_the_same_bits(cols, dtype, isa, stream_bytes):
     """These are written by other means, between lines that two rows share."""
     x = make_rows("normal", 23, cols, dtype)

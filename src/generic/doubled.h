@@ -78,6 +78,31 @@ FLN_INLINE Doubled<H> fused(Doubled<H> a, Doubled<H> b, Doubled<H> c) {
   return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
 }
 
+// n elements in a register, for work on each by itself: if they are half a register or more, its halves begin and end
+// where they do, and what is between may be in both. So nothing is masked, where the ISA has no masks of its own.
+template <typename V, typename T>
+FLN_INLINE V load_ends(const T* p, ptrdiff_t n, V fill) {
+  return V::load_first(p, n, fill);
+}
+template <typename V, typename T>
+FLN_INLINE void store_ends(V a, T* p, ptrdiff_t n) {
+  a.store_first(p, n);
+}
+template <typename H, typename T>
+FLN_INLINE Doubled<H> load_ends(const T* p, ptrdiff_t n, Doubled<H> fill) {
+  if (n < H::lanes) return {H::load_first(p, n, fill.low), fill.high};
+  return {H::load(p), H::load(p + n - H::lanes)};
+}
+template <typename H, typename T>
+FLN_INLINE void store_ends(Doubled<H> a, T* p, ptrdiff_t n) {
+  if (n < H::lanes) {
+    a.low.store_first(p, n);
+  } else {
+    a.low.store(p);
+    a.high.store(p + n - H::lanes);
+  }
+}
+
 // sum() of four registers at once: transposed, they share most of the work.
 template <typename H, typename T>
 FLN_INLINE void sums_of_4(Doubled<H> a, Doubled<H> b, Doubled<H> c, Doubled<H> d, T* sums) {

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "per_row.h"
+#include "tree.h"
 
 constexpr int STEP_VECS = 4;
 // Adding n equal numbers one by one may lose up to 2.5 (n = 8), 3.3 (12) or 4.5 (16) units of T's roundoff, always to
@@ -144,6 +145,7 @@ template <typename T>
 struct LongRow {
   static constexpr bool is_short = false;
   using Lanes = typename RowTotal<T>::Lanes;
+  using Any = LongRow;
 
   static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
     const Vec<T> origins = Vec<T>::splat(origin);
@@ -180,17 +182,20 @@ struct LongRow {
 };
 
 // A row of at most one step, in VECS registers. It is its own sample, and its sums need no more than T's precision.
-template <typename T, int VECS>
+// WHOLE: none of them is cut short by the row's end.
+template <typename T, int COUNT, bool WHOLE_ROW = false>
 struct ShortRow {
-  static constexpr bool is_short = true;
+  static constexpr bool is_short = true, WHOLE = WHOLE_ROW;
+  static constexpr int VECS = COUNT;
   using Lanes = Vec<T>;
+  using Any = ShortRow<T, VECS>;  // of as many registers
 
   // x - center; zero in the lanes past the end.
   static FLN_INLINE void centered(const T* x, ptrdiff_t cols, T center, Vec<T>* d) {
     const Vec<T> centers = Vec<T>::splat(center);
     constexpr ptrdiff_t last = (VECS - 1) * LANES<T>;
     for (int i = 0; i < VECS - 1; ++i) d[i] = Vec<T>::load(x + i * LANES<T>) - centers;
-    d[VECS - 1] = Vec<T>::load_first(x + last, cols - last, centers) - centers;
+    d[VECS - 1] = (WHOLE ? Vec<T>::load(x + last) : Vec<T>::load_first(x + last, cols - last, centers)) - centers;
   }
 
   static FLN_INLINE Vec<T> sample(const T* x, ptrdiff_t cols, T origin) {
@@ -222,36 +227,58 @@ struct Moments {
     return high + lo;
   }
 
-  // From the sums of d and d * d, a register a row.
-  template <typename V>
-  FLN_INLINE void set(const V* d, const V* dd, double inv_cols) {
+  // From the sums of d and d * d.
+  template <typename S>
+  FLN_INLINE void set(const S* d_sums, const S* dd_sums, double inv_cols) {
     const PerRow<ROWS> inv = PerRow<ROWS>::splat(inv_cols);
-    lo = sums_per_row<ROWS>(d) * inv;
-    var = sums_per_row<ROWS>(dd) * inv - lo * lo;
+    PerRow<ROWS> d, dd;
+    read(d, d_sums);
+    read(dd, dd_sums);
+    lo = d * inv;
+    var = dd * inv - lo * lo;
   }
 
   // Whether shift is near enough to the mean: |lo| <= std / 2.
   FLN_INLINE bool is_centered() const { return all_le(lo * lo * PerRow<ROWS>::splat(4), var); }
 };
 
+// As many rows as are reduced at once.
+template <int ROWS>
+constexpr int REDUCED = ROWS < GROUP ? ROWS : GROUP;
+
 // Row is how a row is read: ShortRow<T, VECS> or LongRow<T>.
 template <typename Row, int ROWS, typename T>
 FLN_INLINE void find_moments(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
-  typename Row::Lanes d[ROWS], dd[ROWS];
-  for (int r = 0; r < ROWS; ++r) Row::sums(x + r * stride, cols, m.shift[r], d[r], dd[r]);
-  m.set(d, dd, inv_cols);
+  typename Row::Lanes::value_type d_sums[ROWS], dd_sums[ROWS];
+#pragma GCC unroll 4
+  for (int g = 0; g < ROWS; g += REDUCED<ROWS>) {
+    if (g > 0) keep_order();
+    typename Row::Lanes d[REDUCED<ROWS>], dd[REDUCED<ROWS>];
+#pragma GCC unroll 4
+    for (int r = 0; r < REDUCED<ROWS>; ++r) Row::sums(x + (g + r) * stride, cols, m.shift[g + r], d[r], dd[r]);
+    sum_rows<REDUCED<ROWS>>(d, d_sums + g);
+    sum_rows<REDUCED<ROWS>>(dd, dd_sums + g);
+  }
+  m.set(d_sums, dd_sums, inv_cols);
 }
 
 // The shift is the mean of a sample: of all the row if it is short, else of four runs spread over it, so that a trend
 // along the row does not mislead. It is taken around x[0], since then the shift of a constant row is exactly its value.
 template <typename Row, int ROWS, typename T>
 FLN_INLINE void find_shift(Moments<T, ROWS>& m, const T* x, ptrdiff_t stride, ptrdiff_t cols, double inv_cols) {
-  Vec<T> lanes[ROWS];
-  T sums[ROWS];
-  for (int r = 0; r < ROWS; ++r) lanes[r] = Row::sample(x + r * stride, cols, x[r * stride]);
-  sum_rows<ROWS>(lanes, sums);
   const T inv_sample = static_cast<T>(Row::inv_sample(inv_cols));
-  for (int r = 0; r < ROWS; ++r) m.shift[r] = x[r * stride] + sums[r] * inv_sample;
+#pragma GCC unroll 4
+  for (int g = 0; g < ROWS; g += REDUCED<ROWS>) {
+    if (g > 0) keep_order();
+    const T* const row = x + g * stride;
+    Vec<T> lanes[REDUCED<ROWS>];
+    T sums[REDUCED<ROWS>];
+#pragma GCC unroll 4
+    for (int r = 0; r < REDUCED<ROWS>; ++r) lanes[r] = Row::sample(row + r * stride, cols, row[r * stride]);
+    sum_rows<REDUCED<ROWS>>(lanes, sums);
+#pragma GCC unroll 4
+    for (int r = 0; r < REDUCED<ROWS>; ++r) m.shift[g + r] = row[r * stride] + sums[r] * inv_sample;
+  }
 }
 
 // Of one row, whatever it holds. Around the mean that the first sweep found, a second one is well centered: |lo| is

@@ -8,14 +8,12 @@
 constexpr int GROUP = 4;
 
 template <int ROWS>
-struct PerRowOf;
+struct PerRowOf {
+  using type = Doubled<typename PerRowOf<ROWS / 2>::type>;
+};
 template <>
 struct PerRowOf<1> {
   using type = Single<double>;
-};
-template <>
-struct PerRowOf<2> {
-  using type = Doubled<Single<double>>;
 };
 template <>
 struct PerRowOf<GROUP> {
@@ -57,13 +55,4 @@ FLN_INLINE void sum_rows(const V* lanes, typename V::value_type* sums) {
   } else {
     for (int r = 0; r < ROWS; ++r) sums[r] = lanes[r].sum();
   }
-}
-
-template <int ROWS, typename V>
-FLN_INLINE PerRow<ROWS> sums_per_row(const V* lanes) {
-  typename V::value_type sums[ROWS];
-  sum_rows<ROWS>(lanes, sums);
-  PerRow<ROWS> result;
-  read(result, sums);
-  return result;
 }

@@ -11,6 +11,12 @@
 // them (AVX2, backward float32 33x1000 0.94, float64 33x77 0.91 of the time with it).
 FLN_INLINE void keep_order() { __asm__ volatile("" ::: "memory"); }
 
+// What is put together here is read from memory, each number by a load of its own, not taken apart in registers.
+template <typename A>
+FLN_INLINE void keep_in_memory(A& a) {
+  __asm__ volatile("" : "+m"(a));
+}
+
 // Over COUNT registers from column i on.
 template <int COUNT, typename Leaves>
 FLN_INLINE typename Leaves::Sum tree(const Leaves& row, ptrdiff_t i) {

@@ -100,4 +100,9 @@ using Quad = F64x4;
 
 constexpr int ACCUMULATORS = 4;
 
+// See avx2.h. With a prototype on Zen 4, of the time of groups of 4: float32 131072x16 0.7, 65536x32 1.0, 32768x64 1.5;
+// float64 131072x16 0.7 to 0.8, 1024x32 0.7 to 0.8. A row's end costs no more than the rest of it: there are masks.
+template <typename T, bool WHOLE>
+constexpr int MANY_UP_TO = sizeof(T) == sizeof(float) ? 2 : 4;
+
 constexpr bool HAS_FMA = true;

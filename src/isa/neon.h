@@ -98,6 +98,10 @@ using Quad = Doubled<F64x2>;
 // 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
 constexpr int ACCUMULATORS = 2;
 
+// See avx2.h: not measured here.
+template <typename T, bool WHOLE>
+constexpr int MANY_UP_TO = 0;
+
 constexpr bool HAS_FMA = true;
 
 FLN_INLINE void stream_fence() {}

@@ -28,6 +28,10 @@ struct NativeOf {
 
 constexpr int ACCUMULATORS = 1;
 
+// See avx2.h: not measured here.
+template <typename T, bool WHOLE>
+constexpr int MANY_UP_TO = 0;
+
 constexpr bool HAS_FMA = false;
 
 FLN_INLINE void stream_fence() {}

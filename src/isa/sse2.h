@@ -98,4 +98,8 @@ using Quad = Doubled<F64x2>;
 
 constexpr int ACCUMULATORS = 1;
 
+// See avx2.h: not measured here.
+template <typename T, bool WHOLE>
+constexpr int MANY_UP_TO = 0;
+
 constexpr bool HAS_FMA = false;

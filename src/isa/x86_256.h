@@ -58,19 +58,24 @@ FLN_INLINE F64x4 fused(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v,
 FLN_INLINE bool all_le(F64x4 a, F64x4 b) { return _mm256_movemask_pd(_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)) == 15; }
 FLN_INLINE F64x4 fma(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 
+// Of each, the lower plus the upper 128 bits: those of a, then those of b. A blend runs where a shuffle does not.
+FLN_INLINE __m256 halves(F32x8 a, F32x8 b) {
+  return _mm256_add_ps(_mm256_blend_ps(a.v, b.v, 0xf0), _mm256_permute2f128_ps(a.v, b.v, 0x21));
+}
+FLN_INLINE __m256d halves(F64x4 a, F64x4 b) {
+  return _mm256_add_pd(_mm256_blend_pd(a.v, b.v, 0xc), _mm256_permute2f128_pd(a.v, b.v, 0x21));
+}
+
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x8 a, F32x8 b, F32x8 c, F32x8 d, float* sums) {
-  const __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a.v, b.v, 0x20), _mm256_permute2f128_ps(a.v, b.v, 0x31));
-  const __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(c.v, d.v, 0x20), _mm256_permute2f128_ps(c.v, d.v, 0x31));
-  const __m256 acbd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m256 ab = halves(a, b), cd = halves(c, d);
+  const __m256 acbd = _mm256_add_ps(_mm256_blend_ps(ab, cd, 0xcc), _mm256_shuffle_ps(ab, cd, 0x4e));
   const __m256 ac_bd = _mm256_add_ps(_mm256_shuffle_ps(acbd, acbd, 0x88), _mm256_shuffle_ps(acbd, acbd, 0xdd));
   _mm_storeu_ps(sums, _mm_unpacklo_ps(_mm256_castps256_ps128(ac_bd), _mm256_extractf128_ps(ac_bd, 1)));
 }
 FLN_INLINE void sums_of_4(F64x4 a, F64x4 b, F64x4 c, F64x4 d, double* sums) {
-  const __m256d ab = _mm256_add_pd(_mm256_permute2f128_pd(a.v, b.v, 0x20), _mm256_permute2f128_pd(a.v, b.v, 0x31));
-  const __m256d cd = _mm256_add_pd(_mm256_permute2f128_pd(c.v, d.v, 0x20), _mm256_permute2f128_pd(c.v, d.v, 0x31));
-  const __m256d acbd = _mm256_add_pd(_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
-  _mm256_storeu_pd(sums, _mm256_permute4x64_pd(acbd, 0xd8));
+  const __m256d ac = halves(a, c), bd = halves(b, d);
+  _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_unpacklo_pd(ac, bd), _mm256_unpackhi_pd(ac, bd)));
 }
 
 FLN_INLINE F64x4 load_widened(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
