@@ -20,9 +20,7 @@ FLN_INLINE void keep_in_memory(A& a) {
 // Over COUNT registers from column i on.
 template <int COUNT, typename Leaves>
 FLN_INLINE typename Leaves::Sum tree(const Leaves& row, ptrdiff_t i) {
-  if constexpr (COUNT == 1) {
-    return row.template one<true>(i, Leaves::lanes);
-  } else if constexpr (COUNT == 2) {
+  if constexpr (COUNT == 2) {
     return row.template two<true>(i, Leaves::lanes);
   } else {
     const auto low = tree<COUNT / 2>(row, i);
