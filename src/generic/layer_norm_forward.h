@@ -120,7 +120,9 @@ struct LayerNormForward {
   template <int VECS, bool WHOLE, bool STREAM>
   FLN_INLINE ptrdiff_t many_short_rows(ptrdiff_t row, ptrdiff_t last, Seams<T>& seams) const {
     if constexpr (VECS <= MANY_UP_TO<T, WHOLE>) {
-      row = groups<ShortRow<T, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
+      if (row + MANY_ROWS<T, VECS> <= last) {
+        row = groups<ShortRow<T, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
+      }
     }
     return row;
   }
