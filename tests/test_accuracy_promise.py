@@ -69,7 +69,8 @@ def test_what_is_promised_is_what_is_proved(dtype):
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the documentation is not here")
 def test_the_documentation_says_what_is_promised():
-    table = re.findall(r"^\| `(\w+)` \| `[^|]*` \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "docs/accuracy.md").read_text(), re.M)
+    text = (ROOT / "docs/accuracy.md").read_text()
+    table = re.findall(r"^\| `(\w+)` \| `[^|]*` \| ([\d.]+) \| ([\d.]+) \|", text, re.M)
     assert {row[0]: (float(row[1]), float(row[2])) for row in table} == {
         result: (PROMISED["float32"][result], PROMISED["float64"][result]) for result in PROMISED["float32"]
     }

@@ -27,7 +27,7 @@ from fastln import _dispatch
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src"
-ROWS = 6  # a group of four, and two on their own
+ROWS = 11  # two groups of four and three on their own; a whole block of the gradients and some of the next
 SHORT_ROWS = 37  # of at most 64 columns: two groups of 16 or four of 8, one of 4, and one row
 
 pytestmark = pytest.mark.skipif("avx2" not in fastln.available_isas(), reason="no avx2 here to compare with")
