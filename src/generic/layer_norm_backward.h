@@ -515,20 +515,25 @@ struct LayerNormBackward {
   void add_block(const fln_layer_norm_backward_part& part, int rows, const WrittenCols<T>& at, ptrdiff_t i,
                  ptrdiff_t n) const {
     if (rows == BLOCK_ROWS && has_totals(at)) return;
+    rows <= HALF_ROWS ? add_halves<1>(part, at, i, n) : add_halves<2>(part, at, i, n);
+  }
+  template <int HALVES>
+  FLN_INLINE void add_halves(const fln_layer_norm_backward_part& part, WrittenCols<T> at, ptrdiff_t i,
+                             ptrdiff_t n) const {
     ptrdiff_t k = 0;
-    for (; k + LANES<T> <= n; k += LANES<T>) add_lanes<true>(part, rows, at, i, k, LANES<T>);
-    if (k < n) add_lanes<false>(part, rows, at, i, k, n - k);
+    for (; k + LANES<T> <= n; k += LANES<T>) add_lanes<HALVES, true>(part, at, i, k, LANES<T>);
+    if (k < n) add_lanes<HALVES, false>(part, at, i, k, n - k);
   }
-  template <bool ALL>
-  FLN_INLINE void add_lanes(const fln_layer_norm_backward_part& part, int rows, const WrittenCols<T>& at, ptrdiff_t i,
+  template <int HALVES, bool ALL>
+  FLN_INLINE void add_lanes(const fln_layer_norm_backward_part& part, const WrittenCols<T>& at, ptrdiff_t i,
                             ptrdiff_t k, ptrdiff_t n) const {
-    if (DWEIGHT) add_to<ALL>(part, halves<ALL>(at.dweight, rows, k, n), part.dweight, i + k, n, at.fresh);
-    if (DBIAS) add_to<ALL>(part, halves<ALL>(at.dbias, rows, k, n), part.dbias, i + k, n, at.fresh);
+    if (DWEIGHT) add_to<ALL>(part, halves<HALVES, ALL>(at.dweight, k, n), part.dweight, i + k, n, at.fresh);
+    if (DBIAS) add_to<ALL>(part, halves<HALVES, ALL>(at.dbias, k, n), part.dbias, i + k, n, at.fresh);
   }
-  template <bool ALL>
-  static FLN_INLINE Vec<T> halves(const RowsSum<T>& sum, int rows, ptrdiff_t k, ptrdiff_t n) {
+  template <int HALVES, bool ALL>
+  static FLN_INLINE Vec<T> halves(const RowsSum<T>& sum, ptrdiff_t k, ptrdiff_t n) {
     const Vec<T> first = load_lanes<ALL>(sum.half[0] + k, n);
-    return rows <= HALF_ROWS ? first : first + load_lanes<ALL>(sum.half[1] + k, n);
+    return HALVES == 1 ? first : first + load_lanes<ALL>(sum.half[1] + k, n);
   }
   template <bool ALL>
   FLN_INLINE void add_to(const fln_layer_norm_backward_part& part, Vec<T> sum, void* to, ptrdiff_t i, ptrdiff_t n,
