@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_same_bits, output_of
-from reference import make_mixed_rows, make_parameters, make_rows
+from reference import BACKWARD_REGIMES, make_mixed_rows, make_parameters, make_rows
 
 import fastln
 from fastln import _threads
