@@ -64,4 +64,5 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist fastln/*.so *.egg-info
+	rm -rf $(VENV) build dist *.egg-info
+	find fastln -name '*.so' -delete

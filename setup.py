@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 import numpy
@@ -34,6 +35,19 @@ def compiles(compiler, flag: str) -> bool:
     return True
 
 
+def side_by_side(compile_sources, pool: ThreadPoolExecutor):
+    """compile_sources, a compiler's method, with each of its sources on a thread of the pool.
+
+    setuptools builds modules side by side, but one source of a module after the other, and the kernels of all
+    instruction sets are in one module.
+    """
+
+    def compile_all(sources, **options):
+        return [name for names in pool.map(lambda source: compile_sources([source], **options), sources) for name in names]
+
+    return compile_all
+
+
 class Build(build_ext):
     """build_ext that leaves OpenMP out where it is refused (FASTLN_OPENMP=0) or not there, and records the facts."""
 
@@ -52,34 +66,28 @@ class Build(build_ext):
             extension.extra_link_args += openmp + LINK_FLAGS
             extension.define_macros += [("FLN_BUILD_FLAGS", f'"{" ".join(flags)}"')]
         self.parallel = self.parallel or os.cpu_count()
-        super().build_extensions()
+        with ThreadPoolExecutor(self.parallel) as pool:
+            self.compiler.compile = side_by_side(self.compiler.compile, pool)
+            super().build_extensions()
 
 
-def extension(name: str, sources: tuple[str, ...] = ()) -> Extension:
-    """One module of the package; `sources` are linked into it."""
+def extension(source: str) -> Extension:
+    """One module of the package. The kernels are linked into that of the ISAs; the others reach them by cimport."""
+    name = source.removesuffix(".pyx").replace("/", ".")
+    kernels = sorted(glob("src/*.cpp")) if name.endswith(".isa") else []
     return Extension(
-        f"fastln.{name}",
-        [f"fastln/{name}.pyx", *sources],
+        name,
+        [source, *kernels],
         include_dirs=["src", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        depends=sorted(glob("src/**/*.h", recursive=True) + glob("fastln/*.pxd")),
+        depends=sorted(glob("src/**/*.h", recursive=True) + glob("fastln/**/*.pxd", recursive=True)),
         language="c++",
     )
 
 
-# The kernels are linked into one module; the others reach them by cimport.
-EXTENSIONS = [
-    extension("_dispatch", tuple(sorted(glob("src/*.cpp")))),
-    extension("_threads"),
-    extension("_stores"),
-    extension("_arrays"),
-    extension("_layer_norm"),
-    extension("_layer_norm_backward"),
-]
-
 setup(
     ext_modules=cythonize(
-        EXTENSIONS,
+        [extension(source) for source in sorted(glob("fastln/**/*.pyx", recursive=True))],
         build_dir="build",
         compiler_directives={
             "language_level": "3",

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 import fastln
-from fastln._config import config
+from fastln._core.facts import config
 
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")

@@ -1,12 +1,13 @@
 """fastln: fast, accurate and reproducible layer normalization on the CPU, for NumPy arrays."""
 
-from fastln._config import show_config
-from fastln._dispatch import available_isas, get_isa, set_isa
-from fastln._layer_norm import layer_norm, layer_norm_forward
-from fastln._layer_norm_backward import layer_norm_backward
-from fastln._threads import get_num_threads, set_num_threads, threads
+from fastln._core.facts import show_config
+from fastln._core.isa import available_isas, get_isa, set_isa
+from fastln.norms import layer_norm, layer_norm_forward
+from fastln.gradients import layer_norm_backward
+from fastln._core.effort import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
 from fastln.modules import LayerNorm, LayerNormGradients
+from fastln.norms import layer_norm, layer_norm_forward
 
 __all__ = [
     "LayerNorm",

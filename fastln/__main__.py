@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import fastln
-from fastln._config import as_text, config
+from fastln._core.facts import as_text, config
 
 COLS = (1, 7, 16, 64, 65, 100, 768, 1000, 4096)
 # What ordinary rows keep, in eps of the dtype: see docs/accuracy.md.

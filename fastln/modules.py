@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastln._layer_norm import layer_norm, layer_norm_forward
-from fastln._layer_norm_backward import layer_norm_backward
+from fastln.gradients import layer_norm_backward
+from fastln.norms import layer_norm, layer_norm_forward
 
 Array = NDArray[np.floating[Any]]
 Initializer = float | ArrayLike | Callable[[tuple[int, ...]], ArrayLike]

@@ -37,12 +37,12 @@ def find_stale_build(root, package):
         return "fastln is not importable: build it (make test does), or install it"
     if package != root / "fastln":
         return None
-    built = {path.name.split(".")[0]: path for suffix in EXTENSION_SUFFIXES for path in package.glob(f"*{suffix}")}
+    built = {path.name.split(".")[0]: path for suffix in EXTENSION_SUFFIXES for path in package.rglob(f"*{suffix}")}
     if not built:
         return "fastln is not built: run python setup.py build_ext --inplace"
     newest = max(built.values(), key=lambda path: path.stat().st_mtime)
     sources = [path for path in (root / "src").rglob("*") if path.is_file()]
-    sources += [*package.glob("*.pyx"), *package.glob("*.pxd"), root / "setup.py"]
+    sources += [*package.rglob("*.pyx"), *package.rglob("*.pxd"), root / "setup.py"]
     for source in sources:
         # A .pyx is rebuilt alone; what the modules share is in all of them, or at least in the newest.
         module = built.get(source.stem, newest) if source.suffix == ".pyx" else newest
@@ -125,8 +125,8 @@ def torch():
 @pytest.fixture
 def always_parallel():
     """Let the team run however small the work: without this, small arrays would test one thread only."""
-    from fastln import _threads
+    from fastln._core import effort
 
-    previous = _threads.set_min_parallel_bytes(0)
+    previous = effort.set_min_parallel_bytes(0)
     yield
-    _threads.set_min_parallel_bytes(previous)
+    effort.set_min_parallel_bytes(previous)

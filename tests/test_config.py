@@ -93,7 +93,7 @@ def test_the_version_is_that_of_the_distribution():
     assert installed == fastln.__version__
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_layer_norm.pyi", "_dispatch.pyi", "_threads.pyi"])
+@pytest.mark.parametrize("name", ["py.typed", "norms.pyi", "_core/isa.pyi", "_core/effort.pyi"])
 def test_types_are_shipped(name):
     assert resources.files("fastln").joinpath(name).is_file()
 

@@ -23,7 +23,7 @@ from reference import (
 )
 
 import fastln
-from fastln import _dispatch
+from fastln._core.isa import build_info
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src"
@@ -81,7 +81,7 @@ def build_driver(isa, compiler, emulation, program):
     """Compile isa_driver.cpp with the kernels."""
     # The flags of this build that decide about arithmetic. How hard the compiler optimizes does not, and it takes a
     # tenth of the time where it neither optimizes nor inlines.
-    flags = [flag for flag in _dispatch.build_info()["flags"].split() if flag.startswith(("-std", "-ff", "-fno"))]
+    flags = [flag for flag in build_info()["flags"].split() if flag.startswith(("-std", "-ff", "-fno"))]
     flags += ["-O0", "-DFLN_INLINE=inline", *emulation.flags, f"-DKERNELS=fln_kernels_{isa}", f"-I{SOURCES}"]
     flags += ["-Wall", "-Wextra", "-Werror"]
     command = [compiler, *flags, TESTS / "isa_driver.cpp", emulation.source, "-o", program]

@@ -130,10 +130,10 @@ FP_CALLS = (
 import threading
 import numpy as np
 import fastln
-from fastln import _threads
+from fastln._core import effort
 from reference import REGIMES, make_parameters, make_rows
 
-_threads.set_min_parallel_bytes(0)
+effort.set_min_parallel_bytes(0)
 fastln.set_isa(sys.argv[1])
 dtype = np.dtype(sys.argv[2])
 serious = 0x01 | 0x04 | 0x08 if platform.machine() == "x86_64" else 0x07  # invalid, divide by zero, overflow

@@ -14,7 +14,7 @@ from helpers import assert_same_bits, output_of
 from reference import BACKWARD_REGIMES, make_mixed_rows, make_parameters, make_rows
 
 import fastln
-from fastln import _threads
+from fastln._core import effort
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -146,9 +146,9 @@ TEAM = r"""
 import os, sys
 import numpy as np
 import fastln
-from fastln import _threads
+from fastln._core import effort
 
-_threads.set_min_parallel_bytes(0)
+effort.set_min_parallel_bytes(0)
 x = np.ones((64, 64), np.float32)
 
 
@@ -200,10 +200,10 @@ def test_as_many_threads_run_as_were_asked_for(call, openmp):
 
 
 @linux
-@pytest.mark.parametrize("setting", ["_threads.set_min_parallel_bytes(1 << 30)", ""])
+@pytest.mark.parametrize("setting", ["effort.set_min_parallel_bytes(1 << 30)", ""])
 def test_small_work_stays_serial(setting, openmp):
     bound = {} if setting else {"FASTLN_MIN_PARALLEL_BYTES": 1 << 30}
-    code = TEAM.replace("_threads.set_min_parallel_bytes(0)", setting)
+    code = TEAM.replace("effort.set_min_parallel_bytes(0)", setting)
     assert int(output_of(code + "team(lambda: fastln.layer_norm(x, num_threads=3))", **bound)) == 1
 
 
@@ -231,7 +231,7 @@ SLEEP, NAP, NONE = 1.0, 0.002, 1e-6  # pauses, in seconds: the threads sleep, ma
 
 def waking(*, seconds_per_byte=100e-12, awake=None, drowsy=None, asleep=None):
     """A memory that has settled on these costs of two threads; None leaves what is taken for granted."""
-    memory = _threads.Waking()
+    memory = effort.Waking()
     for _ in range(10):
         memory.ran_alone(MB, 2, seconds_per_byte * MB, SLEEP, SLEEP)
     for pause, cost in ((NONE, awake), (NAP, drowsy), (SLEEP, asleep)):
@@ -257,7 +257,7 @@ def first_with_threads(memory, size, gap, pause, most):
 
 
 def test_a_fresh_process_wakes_threads_for_large_calls_only():
-    fresh = _threads.Waking()
+    fresh = effort.Waking()
     assert not fresh.is_worth(MB, 2, np.inf, np.inf)
     assert fresh.is_worth(16 * MB, 2, np.inf, np.inf)
 
@@ -289,7 +289,7 @@ def test_more_threads_save_more():
 
 @pytest.mark.parametrize(("count", "parts"), [(2, 2), (2, 3), (2, 5), (4, 5), (4, 33)])
 def test_parts_that_do_not_come_out_even_are_no_cost_of_waking(count, parts):
-    memory = _threads.Waking()
+    memory = effort.Waking()
     most = -(-parts // count)
     for _ in range(3):
         memory.ran_together(count, parts, most * 1e-3 + 40e-6, parts * 1e-3, SLEEP)
@@ -297,7 +297,7 @@ def test_parts_that_do_not_come_out_even_are_no_cost_of_waking(count, parts):
 
 
 def test_what_waking_costs_first_is_believed_until_the_next_time():
-    memory = _threads.Waking()
+    memory = effort.Waking()
     run_together(memory, 7e-3, SLEEP)
     assert memory.cost(SLEEP) == pytest.approx(7e-3)
     run_together(memory, 40e-6, SLEEP)
@@ -381,7 +381,7 @@ def test_a_succession_stays_serial_while_others_are_busy_on_the_cores():
 @pytest.mark.parametrize("size", [MB, 4 * MB, 32 * MB, 256 * MB])
 @pytest.mark.parametrize("cost", [30e-6, 500e-6, 8e-3])
 def test_isolated_calls_are_rarely_slower_than_on_one_thread(size, cost):
-    memory = _threads.Waking()
+    memory = effort.Waking()
     alone = 100e-12 * size
     ratios = []
     for _ in range(2000):
@@ -443,9 +443,9 @@ def test_other_users_of_openmp_keep_their_number_of_threads(openmp):
 import ctypes
 import numpy as np
 import fastln
-from fastln import _threads
+from fastln._core import effort
 
-_threads.set_min_parallel_bytes(0)
+effort.set_min_parallel_bytes(0)
 with open("/proc/self/maps") as maps:
     library = next((line.split()[-1] for line in maps if "omp" in line.rsplit("/", 1)[-1]), None)
 assert library, "no OpenMP library is loaded"
@@ -486,10 +486,10 @@ FORK = r"""
 import os, signal, sys, time, warnings
 import numpy as np
 import fastln
-from fastln import _threads
+from fastln._core import effort
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
-_threads.set_min_parallel_bytes(0)
+effort.set_min_parallel_bytes(0)
 x = np.random.default_rng(0).standard_normal((256, 96)).astype(np.float32)
 expected = fastln.layer_norm(x, num_threads=2).tobytes()
 
@@ -546,10 +546,10 @@ def test_multiprocessing_with_fork_works():
 import multiprocessing, warnings
 import numpy as np
 import fastln
-from fastln import _threads
+from fastln._core import effort
 
 warnings.simplefilter("ignore", DeprecationWarning)
-_threads.set_min_parallel_bytes(0)
+effort.set_min_parallel_bytes(0)
 
 
 def work(seed):

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastln._config import config
+from fastln._core.facts import config
 
 TOOLS = Path(__file__).parent
 FIGURES = TOOLS / "perf_gate.json"

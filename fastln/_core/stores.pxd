@@ -1,3 +1,12 @@
+# A call that reads and writes as much (gradients: a quarter) stores its result past the cache, if nobody knows better.
+cdef Py_ssize_t stream_bytes
+
+# The same if nobody has set another: the size of the last-level cache.
+cdef Py_ssize_t default_stream_bytes
+
+# Whether somebody has set stream_bytes, perhaps to that very size.
+cdef bint stream_bytes_were_set
+
 # Which result; what is measured of one is not said of the other.
 cdef enum:
     FORWARD = 0

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastln import _dispatch, _threads
+from fastln._core import effort, isa, stores, threads
 from fastln._version import __version__
 
 
 def config() -> dict[str, Any]:
     """Everything that a bug report should hold, as plain Python values."""
-    openmp = _threads.openmp_version()
+    openmp = threads.openmp_version()
     return {
         "version": __version__,
         "platform": {
@@ -23,16 +23,16 @@ def config() -> dict[str, Any]:
             "python": platform.python_version(),
             "numpy": np.__version__,
         },
-        "build": {**_dispatch.build_info(), "openmp": openmp or None},
+        "build": {**isa.build_info(), "openmp": openmp or None},
         "runtime": {
-            "isa": _dispatch.get_isa(),
-            "isa_reason": _dispatch.isa_reason(),
-            "available_isas": list(_dispatch.available_isas()),
-            "num_threads": _threads.get_num_threads(),
-            "num_threads_reason": _threads.threads_reason(),
-            "min_parallel_bytes": _threads.get_min_parallel_bytes(),
-            "stream_bytes": _dispatch.get_stream_bytes(),
-            "cgroup_quota": _threads.cgroup_quota(),
+            "isa": isa.get_isa(),
+            "isa_reason": isa.isa_reason(),
+            "available_isas": list(isa.available_isas()),
+            "num_threads": threads.get_num_threads(),
+            "num_threads_reason": threads.threads_reason(),
+            "min_parallel_bytes": effort.get_min_parallel_bytes(),
+            "stream_bytes": stores.get_stream_bytes(),
+            "cgroup_quota": threads.cgroup_quota(),
             "openmp_library": _openmp_libraries() if openmp else [],
         },
     }

@@ -6,10 +6,16 @@ machine; on another 1024x1024 (8 MB) took 1.2 times as long, and 4096x768 (25 MB
 bits are the same either way.
 """
 
+import os
+
 cimport cython
 from libc.math cimport INFINITY
 
-from fastln._dispatch cimport default_stream_bytes, stream_bytes_were_set
+# Where the size of the last-level cache is not known.
+DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
+
+stream_bytes = default_stream_bytes = 0
+stream_bytes_were_set = False
 
 # A shape, and what it took to store the result either way.
 cdef struct Trials:
@@ -103,4 +109,47 @@ def forget():
         table[i].shape.size = -1
 
 
+def set_stream_bytes(size: int | None) -> int | None:
+    """Set the size in bytes from which results go past the cache (FASTLN_STREAM_BYTES); returns the former one.
+
+    None stands for that of the last-level cache, as at the start: then calls around it find out by themselves.
+    """
+    global stream_bytes, stream_bytes_were_set
+    former = stream_bytes if stream_bytes_were_set else None
+    stream_bytes = default_stream_bytes if size is None else size
+    stream_bytes_were_set = size is not None
+    return former
+
+
+def get_stream_bytes() -> int:
+    """The size in bytes, read and written, from which results go past the cache."""
+    return stream_bytes
+
+
+def _find_cache_bytes():
+    """The last-level cache."""
+    sizes = [_read_cache_size(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") for level in range(4)]
+    return max(sizes) or DEFAULT_CACHE_BYTES
+
+
+def _read_cache_size(path):
+    """Bytes from a file that says `32768K`; 0 where there is none. (sysconf may name the caches of all sockets.)"""
+    try:
+        with open(path) as file:
+            text = file.read().strip()
+    except OSError:
+        return 0
+    return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 0
+
+
+def _choose_stream_bytes():
+    value = os.environ.get("FASTLN_STREAM_BYTES")
+    if value and not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
+    global default_stream_bytes
+    default_stream_bytes = _find_cache_bytes()
+    set_stream_bytes(min(int(value), 1 << 56) if value else None)
+
+
 forget()
+_choose_stream_bytes()

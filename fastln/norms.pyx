@@ -6,7 +6,7 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 
-from fastln._arrays cimport (
+from fastln._core.arguments cimport (
     Rows,
     as_eps,
     as_floats,
@@ -28,7 +28,8 @@ from fastln._arrays cimport (
     type_of,
     with_rows,
 )
-from fastln._dispatch cimport (
+from fastln._core.effort cimport Turn, end_turn, min_parallel_bytes, now, threads_for
+from fastln._core.isa cimport (
     FLN_FORWARD_SEGMENT_COLS,
     FLN_FORWARD_SUMS,
     active,
@@ -37,10 +38,9 @@ from fastln._dispatch cimport (
     fln_layer_norm_forward_args,
     fln_layer_norm_forward_columns,
     fln_layer_norm_forward_sums,
-    stream_bytes,
 )
-from fastln._stores cimport FORWARD, Shape, goes_past, is_tried, tell
-from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
+from fastln._core.stores cimport FORWARD, Shape, goes_past, is_tried, stream_bytes, tell
+from fastln._core.threads cimport check_num_threads
 
 cnp.import_array()
 

@@ -26,6 +26,3 @@ cdef int end_turn(const Turn* turn) except -1
 
 # Seconds of a clock that never goes back.
 cdef double now() noexcept nogil
-
-# Raises unless num_threads is None or an int >= 1.
-cdef int check_num_threads(object num_threads) except -1

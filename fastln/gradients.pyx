@@ -6,7 +6,7 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 
-from fastln._arrays cimport (
+from fastln._core.arguments cimport (
     Rows,
     as_floats,
     as_parameter,
@@ -27,7 +27,8 @@ from fastln._arrays cimport (
     type_of,
     with_rows,
 )
-from fastln._dispatch cimport (
+from fastln._core.effort cimport Turn, end_turn, min_parallel_bytes, now, threads_for
+from fastln._core.isa cimport (
     FLN_BACKWARD_BLOCK_ROWS,
     FLN_BACKWARD_TERMS,
     active,
@@ -36,10 +37,9 @@ from fastln._dispatch cimport (
     fln_layer_norm_backward_args,
     fln_layer_norm_backward_merge,
     fln_layer_norm_backward_part,
-    stream_bytes,
 )
-from fastln._stores cimport BACKWARD, Shape, goes_past, is_tried, tell
-from fastln._threads cimport Turn, check_num_threads, end_turn, min_parallel_bytes, now, threads_for
+from fastln._core.stores cimport BACKWARD, Shape, goes_past, is_tried, stream_bytes, tell
+from fastln._core.threads cimport check_num_threads
 
 cnp.import_array()
 

@@ -1,4 +1,4 @@
-"""The active kernel table, and the size from which results go past the cache, for the modules that call kernels."""
+"""The active kernel table, for the modules that call kernels."""
 
 cdef extern from "fastln.h" nogil:
     ctypedef struct fln_layer_norm_forward_args:
@@ -79,12 +79,3 @@ cdef extern from "fastln.h" nogil:
 
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active
-
-# A call that reads and writes as much (gradients: a quarter) stores its result past the cache, if nobody knows better.
-cdef Py_ssize_t stream_bytes
-
-# The same if nobody has set another: the size of the last-level cache.
-cdef Py_ssize_t default_stream_bytes
-
-# Whether somebody has set stream_bytes, perhaps to that very size.
-cdef bint stream_bytes_were_set
