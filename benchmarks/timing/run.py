@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import psutil
 
+from ..contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
+from ..grid.arrays import make_arrays
+from ..grid.cells import Cell
+from ..grid.errors import exact_outputs
+from ..grid.regimes import last_level_cache
 from . import machine
-from .cells import Cell, make_arrays
-from .contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
-from .errors import exact_outputs
 from .measure import Effort, Evictor, measure
 from .pauses import Pause, PausesError, measure_in_a_process
-from .progress import Progress
-from .results import Entry, Results
+from .results import CellResult, Entry, Results
 from .sweep import sweep_means
 
 # Inputs, outputs and what libraries keep beside them, in arrays of the size of x: a cell that may not fit is skipped.
@@ -27,6 +28,19 @@ ARRAYS_IN_MEMORY = 20
 
 # A file is written so often, in seconds, and at the end.
 SAVE_EVERY = 10.0
+
+
+class Progress(Protocol):
+    """Whom a run tells how far it is."""
+
+    def over(self, steps: int) -> AbstractContextManager[None]:
+        """Run the body, which has so many steps."""
+
+    def begin(self, text: str) -> None:
+        """Name what is under way."""
+
+    def done(self, result: CellResult | None) -> None:
+        """Count a step, and say what it came to."""
 
 
 class Plan(NamedTuple):
@@ -83,7 +97,7 @@ def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> b
                 progress.begin(f"{cell}, visit {visit + 1}")
                 if cell.threads != threads:
                     threads = cell.threads
-                    evict = Evictor(machine.last_level_cache(results.machine), threads)
+                    evict = Evictor(last_level_cache(results.machine), threads)
                     set_threads(plan.contenders, threads)
                 visit_cell(cell, visit, plan._replace(effort=effort), results, evict)
                 progress.done(results.of(cell))
@@ -148,18 +162,18 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
         result.skipped = f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are available"
         return
     arrays = make_arrays(cell, seed=plan.seed + visit)
-    exact = exact_outputs(cell.operation, arrays)
+    exact = exact_outputs(arrays)
     calls: dict[str, Callable[[], Any]] = {}
     entries: dict[str, Entry] = {}
     for contender in plan.contenders:
         entry = entries[contender.name] = Entry(contender.kind)
         try:
-            prepared, entry.error = contender.prepare_checked(cell.operation, arrays, exact)
+            prepared, entry.error = contender.prepare_checked(arrays, exact)
             calls[contender.name] = prepared.call
         except RefusedError as refusal:
             entry.refused, entry.error = str(refusal), refusal.error
     order = np.random.default_rng((plan.seed, visit, *map(ord, str(cell))))
-    beyond_caches = cell.bytes_moved > 4 * machine.last_level_cache(results.machine)
+    beyond_caches = cell.bytes_moved > 4 * last_level_cache(results.machine)
     subject = next(contender.name for contender in plan.contenders if contender.kind == SUBJECT)
     cold = None if beyond_caches else evict
     samples = measure(calls, plan.effort, order, cold, settle=cell.threads > 1, subject=subject)

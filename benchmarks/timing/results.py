@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cells import OFFSETS, Cell
-from .contenders import PEER, SUBJECT
+from ..contenders import PEER, SUBJECT
+from ..grid.cells import OFFSETS, Cell
+from ..grid.regimes import regime
+from ..operations import find_operation
 from .intervals import EVEN, FASTER, SLOWER, Ratio, geometric_mean, paired_ratio, time_with_interval
 from .measure import Samples
 from .pauses import AfterPause
-from .regimes import regime
 
 # What a run came to, to be kept; and beside it every single time, which --resume goes on from.
 FORMAT = 2
@@ -213,7 +214,7 @@ def load(path: Path) -> Results:
     try:
         cells = [_cell_from_json(cell) for cell in found.pop("cells")]
         found.pop("means")  # they follow from the rest
-        pauses = [AfterPause(**pause) for pause in found.pop("pauses")]
+        pauses = [AfterPause(**_renamed(pause)) for pause in found.pop("pauses")]
         for curve in found["errors"].values():
             curve.update({ratio: _number(error) for ratio, error in curve.items()})
         return Results(**found, cells=cells, pauses=pauses)
@@ -232,7 +233,7 @@ def load_with_times(folder: Path) -> Results:
     results = load(folder)
     found = _read(folder / TIMES_FILE)
     try:
-        times = {Cell(**cell): times for cell, times in found["times"]}
+        times = {Cell(**_renamed(cell)): times for cell, times in found["times"]}
         for result in results.cells:
             result.times = times[result.cell]
     except (KeyError, TypeError, ValueError) as error:
@@ -315,7 +316,12 @@ def _cell_from_json(found: dict[str, Any]) -> CellResult:
         timings = {cache: _timing_from_json(entry[cache]) for cache in CACHES}
         error = None if entry["error"] is None else _number(entry["error"])
         entries[name] = Entry(**entry | timings | {"error": error})
-    return CellResult(Cell(**found["cell"]), found["visits"], entries, found["skipped"])
+    return CellResult(Cell(**_renamed(found["cell"])), found["visits"], entries, found["skipped"])
+
+
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    """With the operation under its name: files that were written before it had one have its title."""
+    return found | {"operation": find_operation(found["operation"]).name}
 
 
 def _timing_from_json(found: dict[str, Any] | None) -> Timing | None:

@@ -11,6 +11,7 @@ Large arrays are judged by a sample, the same for all contenders: rows for y and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from fastln import _reference as reference
 
-from .cells import EPS, FORWARD, Arrays
+from .arrays import EPS, Arrays, blocks_of_rows
 
 # Elements that a sample has, about: what takes some hundredths of a second in long double.
 SAMPLED_ELEMENTS = 2**17
@@ -49,10 +50,10 @@ class Exact:
     outputs: tuple[Judged, ...]
 
 
-def exact_outputs(operation: str, arrays: Arrays) -> Exact:
-    """Judge y, or dx, dweight and dbias."""
-    outputs = _forward(arrays) if operation == FORWARD else _backward(arrays)
-    return Exact(arrays.x.dtype, outputs)
+def exact_outputs(arrays: Arrays) -> Exact:
+    """What the operation of these arrays must write."""
+    found = {judged.name: judged for judged in (*_by_row(arrays), *_by_column(arrays))}
+    return Exact(arrays.x.dtype, tuple(found[name] for name in arrays.operation.writes))
 
 
 def largest_error(outputs: tuple[np.ndarray, ...], exact: Exact) -> float:
@@ -76,41 +77,39 @@ def _sample(size: int, of: int) -> np.ndarray:
     return np.unique(np.linspace(0, of - 1, max(1, min(size, of))).astype(np.intp))
 
 
-def _normalize(x: np.ndarray) -> reference.Normalized:
-    return reference.normalize(x, EPS, WIDER[x.dtype])
+def _normalize(arrays: Arrays, rows: np.ndarray | slice) -> reference.Normalized:
+    return arrays.operation.normalize(arrays.x[rows], EPS, WIDER[arrays.x.dtype])
 
 
-def _forward(arrays: Arrays) -> tuple[Judged, ...]:
-    rows = _sample(SAMPLED_ELEMENTS // arrays.x.shape[1], len(arrays.x))
-    x_hat = _normalize(arrays.x[rows]).x_hat
-    size = reference.output_size(x_hat, arrays.weight, arrays.bias)
-    y = reference.scale_and_shift(x_hat, arrays.weight, arrays.bias)
-    return (Judged("y", arrays.x.shape, rows, y, np.finfo(arrays.x.dtype).eps * size),)
-
-
-def _backward(arrays: Arrays) -> tuple[Judged, ...]:
-    x, dy = arrays.x, arrays.dy
-    eps = np.finfo(x.dtype).eps
+def _by_row(arrays: Arrays) -> Iterator[Judged]:
+    """Judge y or dx in a sample of the rows."""
+    x, reads = arrays.x, arrays.operation.reads
     rows = _sample(SAMPLED_ELEMENTS // x.shape[1], len(x))
-    normalized = _normalize(x[rows])
-    dx = reference.gradients(dy[rows], normalized, arrays.weight).dx
-    dx_size = reference.gradient_sizes(dy[rows], normalized, arrays.weight).dx
+    normalized = _normalize(arrays, rows)
+    weight, bias = (getattr(arrays, name) if name in reads else None for name in ("weight", "bias"))
+    if "dx" in arrays.operation.writes:
+        about = arrays.dy[rows], normalized, weight
+        name, value, size = "dx", reference.gradients(*about).dx, reference.gradient_sizes(*about).dx
+    else:
+        about = normalized.x_hat, weight, bias
+        name, value, size = "y", reference.scale_and_shift(*about), reference.output_size(*about)
+    yield Judged(name, x.shape, rows, value, np.finfo(x.dtype).eps * size)
+
+
+def _by_column(arrays: Arrays) -> Iterator[Judged]:
+    """Judge dweight and dbias in a sample of the columns, in eps of the largest column's sum."""
+    if "dy" not in arrays.operation.reads:
+        return
+    x = arrays.x
     columns = _sample(SAMPLED_ELEMENTS // len(x), x.shape[1])
-    of_columns = dy[:, columns], _x_hat_of_columns(x, columns)
-    dweight, dbias = reference.parameter_gradients(*of_columns)
-    sizes = reference.parameter_gradients(*map(np.abs, of_columns))
-    return (
-        Judged("dx", x.shape, rows, dx, eps * dx_size),
-        Judged("dweight", x.shape[1:], columns, dweight, eps * sizes[0].max()),
-        Judged("dbias", x.shape[1:], columns, dbias, eps * sizes[1].max()),
-    )
+    factors = arrays.dy[:, columns], _x_hat_of_columns(arrays, columns)
+    sums = reference.parameter_gradients(*factors)
+    sizes = reference.parameter_gradients(*map(np.abs, factors))
+    for name, value, size in zip(("dweight", "dbias"), sums, sizes, strict=True):
+        yield Judged(name, x.shape[1:], columns, value, np.finfo(x.dtype).eps * size.max())
 
 
-def _x_hat_of_columns(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _x_hat_of_columns(arrays: Arrays, columns: np.ndarray) -> np.ndarray:
     """These columns of x_hat for all rows, a block of rows at a time."""
-    found = np.empty((len(x), len(columns)), WIDER[x.dtype])
-    step = max(1, SAMPLED_ELEMENTS // x.shape[1])
-    for first in range(0, len(x), step):
-        rows = slice(first, first + step)
-        found[rows] = _normalize(x[rows]).x_hat[:, columns]
-    return found
+    blocks = blocks_of_rows(arrays.x, SAMPLED_ELEMENTS)
+    return np.concatenate([_normalize(arrays, rows).x_hat[:, columns] for rows in blocks])
