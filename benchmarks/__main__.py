@@ -196,7 +196,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     from .shown.progress import Progress
     from .shown.table import make_console, print_results
     from .timing import machine
-    from .timing.results import FILE, load_with_times
+    from .timing.files import FILE, load_with_times
     from .timing.run import execute, new_results
 
     start = time.monotonic()
@@ -246,7 +246,7 @@ def compare(args: argparse.Namespace) -> int:
     from .shown.compare import changes_table, contradictions, regressions
     from .shown.compare import compare as compare_results
     from .shown.table import make_console, print_table
-    from .timing.results import load
+    from .timing.files import load
 
     console = make_console()
     before, after = load(args.before), load(args.after)
@@ -267,7 +267,7 @@ def report(args: argparse.Namespace) -> int:
     from .shown.excerpt import to_excerpt
     from .shown.markdown import MarkersError, fill, to_markdown
     from .shown.table import make_console, print_results
-    from .timing.results import load
+    from .timing.files import load
 
     results = load(args.results)
     if args.excerpt:
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
     try:
-        from .timing.results import ResultsError
+        from .timing.files import ResultsError
     except ModuleNotFoundError as error:
         return fail(f"the module {error.name} is missing; to install what is needed: {INSTALL}")
     try:

@@ -29,7 +29,7 @@ from benchmarks.grid.errors import OutputsError, exact_outputs, largest_error  #
 from benchmarks.operations import LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS, find_operation  # noqa: E402
 from benchmarks.peers import memory_copy, onednn  # noqa: E402
 from benchmarks.shown import compare, excerpt, markdown, pictures, report  # noqa: E402
-from benchmarks.timing import intervals, measure, pauses, results, run  # noqa: E402
+from benchmarks.timing import files, intervals, measure, pauses, results, run  # noqa: E402
 
 CELL = Cell(LAYER_NORM, 3, 64, "float32", 1)
 TINY = ["--shapes", "2x64", "--rounds", "5", "--threads", "1", "--peers", "numpy"]
@@ -324,8 +324,8 @@ def test_calls_after_pauses_are_timed_in_a_process_and_shown(tmp_path):
     assert all(0 < p.median <= p.percentile_90 for p in found.pauses)
     assert run.pauses_left(plan, found) == []
     assert [row[0] for row in report.pauses_table(found).rows] == ["forward 2x64", "backward 2x64"]
-    found.save(tmp_path)
-    assert results.load(tmp_path).pauses == found.pauses
+    files.save(found, tmp_path)
+    assert files.load(tmp_path).pauses == found.pauses
 
 
 def test_a_process_that_dies_is_one_line(monkeypatch):
@@ -579,14 +579,14 @@ def small_results(saved):
 
 def test_results_survive_a_round_trip(saved, tmp_path):
     folder, made = saved
-    loaded = results.load(folder)
-    loaded.save(tmp_path)
-    assert (tmp_path / results.FILE).read_text() == (folder / results.FILE).read_text()
+    loaded = files.load(folder)
+    files.save(loaded, tmp_path)
+    assert (tmp_path / files.FILE).read_text() == (folder / files.FILE).read_text()
     assert results.means(loaded) == results.means(made)
 
 
 def test_results_hold_medians_and_intervals_and_no_single_times(saved):
-    text = (saved[0] / results.FILE).read_text()
+    text = (saved[0] / files.FILE).read_text()
     entry = json.loads(text)["cells"][0]["contenders"]["fastln"]
     for cache, rounds in (("warm", 15), ("cold", 6)):
         assert set(entry[cache]) == {"seconds", "rounds", "speed_up"}
@@ -599,7 +599,7 @@ def test_results_hold_medians_and_intervals_and_no_single_times(saved):
 
 def test_every_single_time_is_beside_them_to_go_on_from(saved):
     folder, made = saved
-    loaded = results.load_with_times(folder)
+    loaded = files.load_with_times(folder)
     assert [len(visit) for visit in loaded.cells[0].times["warm"]["fastln"]] == [5, 5, 5]
     for result in loaded.cells:
         result.sum_up()
@@ -607,35 +607,35 @@ def test_every_single_time_is_beside_them_to_go_on_from(saved):
 
 
 def test_results_without_their_times_cannot_be_gone_on_with(saved, tmp_path):
-    saved[1].save(tmp_path)
-    with pytest.raises(results.ResultsError, match=r"cannot read .*times\.json"):
-        results.load_with_times(tmp_path)
+    files.save(saved[1], tmp_path)
+    with pytest.raises(files.ResultsError, match=r"cannot read .*times\.json"):
+        files.load_with_times(tmp_path)
 
 
 def test_operations_may_go_by_their_titles_as_they_once_did(saved, tmp_path):
     folder, made = saved
-    for name in (results.FILE, results.TIMES_FILE):
+    for name in (files.FILE, files.TIMES_FILE):
         text = (folder / name).read_text()
         for operation in reversed(OPERATIONS.values()):  # the longer name first
             text = text.replace(f'"{operation.name}"', f'"{operation.title}"')
         (tmp_path / name).write_text(text)
-    former = results.load_with_times(tmp_path)
+    former = files.load_with_times(tmp_path)
     assert [result.cell for result in former.cells] == [result.cell for result in made.cells]
     assert results.means(former) == results.means(made)
 
 
 def test_the_former_format_is_named(tmp_path):
     (tmp_path / "results.json").write_text('{"format": 1, "cells": []}')
-    with pytest.raises(results.ResultsError, match="must hold results of format 2 of this benchmark, got format 1"):
-        results.load(tmp_path)
+    with pytest.raises(files.ResultsError, match="must hold results of format 2 of this benchmark, got format 1"):
+        files.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 99, "cells": []}'])
 def test_a_file_without_results_is_named(tmp_path, content):
     path = tmp_path / "some.json"
     path.write_text(content)
-    with pytest.raises(results.ResultsError, match=r"some.json must hold"):
-        results.load(path)
+    with pytest.raises(files.ResultsError, match=r"some.json must hold"):
+        files.load(path)
 
 
 def test_markdown_fills_a_document_between_its_markers(small_results, tmp_path):
@@ -688,7 +688,7 @@ def test_compare_exits_with_1_on_a_regression_only(rng, tmp_path, capsys, factor
     folders = [tmp_path / "before", tmp_path / "after"]
     for folder, slower in zip(folders, (1.0, factor), strict=True):
         folder.mkdir()
-        synthetic_results(rng, slower).save(folder)
+        files.save(synthetic_results(rng, slower), folder)
     assert command_line.main(["compare", *map(str, folders)]) == status
     expected = {1.0: "0 faster, 0 slower", 1.5: "0 faster, 2 slower"}.get(factor, "2 faster, 0 slower")
     assert expected in capsys.readouterr().out
@@ -729,7 +729,7 @@ def test_a_tiny_run_leaves_everything_in_one_folder(tmp_path, capsys):
     assert str(out) in printed.replace("\n", "")
     assert "speed-up" in printed
     assert {path.name for path in out.iterdir()} == {"results.json", "times.json", "results.md", "pictures"}
-    assert results.load(out).complete
+    assert files.load(out).complete
     document = tmp_path / "DOCUMENT.md"
     document.write_text(f"{markdown.BEGIN}\n{markdown.END}\n")
     assert command_line.main(["report", str(out), "--into", str(document)]) == 0
@@ -751,7 +751,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
     monkeypatch.setattr(run, "measure", interrupted)
     arguments = ["run", *TINY, "--shapes", "2x64", "3x64", "--operations", "forward", "--out", str(tmp_path)]
     assert command_line.main(arguments) == 130
-    kept = results.load(tmp_path)
+    kept = files.load(tmp_path)
     assert not kept.complete
     assert [cell.visits for cell in kept.cells] == [1, 1]
     assert "Ended early" in capsys.readouterr().out
@@ -759,7 +759,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
 
     assert command_line.main([*arguments, "--resume"]) == 0
     assert len(calls) == 3 + 4
-    whole = results.load(tmp_path)
+    whole = files.load(tmp_path)
     assert whole.complete
     assert [cell.visits for cell in whole.cells] == [3, 3]
     assert command_line.main(["run", *TINY, "--resume", "--out", str(tmp_path)]) == 2
