@@ -1,8 +1,10 @@
 """The benchmark: what its statistics say of synthetic timings, whom it refuses, what it writes, its command line."""
 
+import ast
 import json
 import platform
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from benchmarks.grid.cells import (  # noqa: E402
 )
 from benchmarks.grid.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
 from benchmarks.operations import LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS, find_operation  # noqa: E402
-from benchmarks.peers import memory_copy, onednn  # noqa: E402
+from benchmarks.peers import fastln_calls, memory_copy, onednn  # noqa: E402
 from benchmarks.shown import compare, excerpt, markdown, pictures, report  # noqa: E402
 from benchmarks.timing import files, intervals, measure, pauses, results, run  # noqa: E402
 
@@ -48,6 +50,23 @@ def threads_as_before():  # of the module: fixtures of the module run the comman
     fastln.set_num_threads(previous)
     for pool, count in pools:  # oneDNN's number is that of the OpenMP runtime
         pool.set_num_threads(count)
+
+
+# Its rooms, from the bottom up: a module imports from its own room and from those below.
+ROOMS = ("", "operations", "grid", "contenders", "peers", "timing", "shown", "suites", "__main__")
+
+
+def test_every_arrow_points_down():
+    for path in Path(command_line.__file__).parent.rglob("*.py"):
+        module = path.relative_to(Path(command_line.__file__).parent).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = module[: len(module) - node.level]
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    room = (*base, *name.split("."))[0]
+                    room = room if room in ROOMS else ""
+                    assert ROOMS.index(room) <= ROOMS.index(module[0] if module[0] in ROOMS else ""), (module, name)
 
 
 # Synthetic timings: disturbances that last for rounds hit all contenders alike, and each sample scatters by itself.
@@ -435,6 +454,15 @@ def test_fastln_and_numpy_are_right(operation, dtype, shape):
             assert error <= (2 if operation == LAYER_NORM else 4)
         elif contender.kind == contenders.PEER:
             assert error < 100
+
+
+def test_fastln_is_called_by_position_as_fast_code_calls_it():
+    arrays = make_arrays(Cell(LAYER_NORM_BACKWARD, 3, 64, "float32", 1))
+    call = fastln_calls.any_operation(arrays).call
+    expected = (arrays.dy, arrays.x, arrays.mean, arrays.rstd, arrays.weight)
+    assert call.func is fastln.layer_norm_backward
+    assert all(found is array for found, array in zip(call.args, expected, strict=True))
+    assert set(call.keywords) == {"out"}
 
 
 def test_a_wrong_result_is_refused_with_its_error(tmp_path):
