@@ -16,11 +16,13 @@ from __future__ import annotations
 from typing import Any
 
 from .cells import Cell
-from .machine import core_cache, last_level_cache
 
 REGIMES = ONE_CALL, CORE, LAST_LEVEL, MEMORY = ("one call", "L1 or L2", "L3", "memory")
 
 ONE_CALL_ROWS = 8
+
+# Where the system does not say.
+FALLBACK_CORE_CACHE_BYTES, FALLBACK_CACHE_BYTES = 2**20, 2**25
 
 
 def regime(cell: Cell, machine: dict[str, Any]) -> str:
@@ -28,3 +30,14 @@ def regime(cell: Cell, machine: dict[str, Any]) -> str:
     if cell.bytes_moved <= core_cache(machine):
         return ONE_CALL if cell.rows <= ONE_CALL_ROWS else CORE
     return LAST_LEVEL if cell.bytes_moved <= last_level_cache(machine) else MEMORY
+
+
+def core_cache(machine: dict[str, Any]) -> int:
+    """Bytes of the larger of the caches that one core has for itself, L1d and L2, or a guess."""
+    sizes = [size for level, size in machine["caches"].items() if level in ("L1d", "L2")]
+    return max(sizes, default=FALLBACK_CORE_CACHE_BYTES)
+
+
+def last_level_cache(machine: dict[str, Any]) -> int:
+    """Its bytes, or a guess where the system does not say."""
+    return max(machine["caches"].values(), default=FALLBACK_CACHE_BYTES)

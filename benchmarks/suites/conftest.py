@@ -7,26 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from . import SPIN_COUNT
+from .. import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 import fastln
 
-from . import shapes
-from .__main__ import available_cpus
-from .cells import Cell, make_arrays
-from .contenders import CONTENDERS, RefusedError
-from .errors import exact_outputs
-from .units import gigabytes_per_second
+from ..contenders import CONTENDERS, RefusedError
+from ..grid import shapes
+from ..grid.arrays import make_arrays
+from ..grid.cells import Cell, available_cpus
+from ..grid.errors import exact_outputs
+from ..operations import OPERATIONS
+from ..shown.units import gigabytes_per_second
 
 
 def pytest_generate_tests(metafunc):
-    """A benchmark for each contender, shape and number of threads; shapes are tiny where nothing is timed."""
+    """A benchmark of each contender in each cell; shapes are tiny where nothing is timed."""
     if "contender" not in metafunc.fixturenames:
         return
     timed = not metafunc.config.getoption("benchmark_disable")
     chosen = shapes.QUICK if timed else shapes.TINY
+    metafunc.parametrize("operation", OPERATIONS)
     metafunc.parametrize("contender", CONTENDERS, ids=lambda contender: contender.key)
     metafunc.parametrize("shape", chosen, ids=lambda shape: f"{shape.rows}x{shape.cols}")
     metafunc.parametrize("dtype", ("float32",) if timed else ("float32", "float64"))
@@ -41,17 +43,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def run_cell(benchmark, contender, shape, dtype, threads):
-    """run_cell(operation) checks the contender's result, then times it."""
+def run_cell(benchmark, operation, contender, shape, dtype, threads):
+    """run_cell() checks the contender's result, then times it."""
 
-    def run(operation):
+    def run():
         if reason := contender.missing():
             pytest.skip(f"{contender.name}: {reason}")
         cell = Cell(operation, *shape, dtype, threads)
         arrays = make_arrays(cell)
         contender.set_threads(threads)
         try:
-            prepared, error = contender.prepare_checked(operation, arrays, exact_outputs(operation, arrays))
+            prepared, error = contender.prepare_checked(arrays, exact_outputs(arrays))
         except RefusedError as refusal:
             if refusal.error is not None and not contender.needs:
                 raise
@@ -59,6 +61,7 @@ def run_cell(benchmark, contender, shape, dtype, threads):
         benchmark.group = str(cell)
         benchmark(prepared.call)
         benchmark.extra_info.update(
+            operation=operation,
             contender=contender.name,
             rows=cell.rows,
             cols=cell.cols,

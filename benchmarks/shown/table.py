@@ -6,9 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from ..timing.intervals import FASTER, SLOWER
+from ..timing.results import WARM, Results
 from . import report
-from .intervals import FASTER, SLOWER
-from .results import WARM, Results
 
 COLOURS = {FASTER: "green", SLOWER: "red"}
 

@@ -14,10 +14,10 @@ import psutil
 import fastln
 from fastln._core.facts import config
 
+from ..grid.cells import available_cpus
+
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
-# Where the system does not say.
-FALLBACK_CORE_CACHE_BYTES, FALLBACK_CACHE_BYTES = 2**20, 2**25
 
 # Above this share of the CPUs others are at work.
 BUSY_LOAD = 0.25
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     cpu = cpuinfo.get_cpu_info()
     return {
         "cpu": cpu.get("brand_raw", platform.processor()),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": available_cpus(),
         "isa": fastln.get_isa(),
         "caches": caches(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -83,20 +83,9 @@ def caches() -> dict[str, int]:
     return found
 
 
-def core_cache(machine: dict[str, Any]) -> int:
-    """Bytes of the larger of the caches that one core has for itself, L1d and L2, or a guess."""
-    sizes = [size for level, size in machine["caches"].items() if level in ("L1d", "L2")]
-    return max(sizes, default=FALLBACK_CORE_CACHE_BYTES)
-
-
-def last_level_cache(machine: dict[str, Any]) -> int:
-    """Its bytes, or a guess where the system does not say."""
-    return max(machine["caches"].values(), default=FALLBACK_CACHE_BYTES)
-
-
 def commit() -> str:
     """The commit of the clone, with a + if anything has been changed since; empty outside a clone."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import psutil
 
-from . import machine
-from .cells import Cell, make_arrays
-from .contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
-from .errors import exact_outputs
+from ..contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
+from ..grid.arrays import make_arrays
+from ..grid.cells import Cell
+from ..grid.errors import exact_outputs
+from ..grid.regimes import last_level_cache
+from . import files, machine
 from .measure import Effort, Evictor, measure
 from .pauses import Pause, PausesError, measure_in_a_process
-from .progress import Progress
-from .results import Entry, Results
+from .results import CellResult, Entry, Results
 from .sweep import sweep_means
 
 # Inputs, outputs and what libraries keep beside them, in arrays of the size of x: a cell that may not fit is skipped.
@@ -27,6 +28,19 @@ ARRAYS_IN_MEMORY = 20
 
 # A file is written so often, in seconds, and at the end.
 SAVE_EVERY = 10.0
+
+
+class Progress(Protocol):
+    """Whom a run tells how far it is."""
+
+    def over(self, steps: int) -> AbstractContextManager[None]:
+        """Run the body, which has so many steps."""
+
+    def begin(self, text: str) -> None:
+        """Name what is under way."""
+
+    def done(self, result: CellResult | None) -> None:
+        """Count a step, and say what it came to."""
 
 
 class Plan(NamedTuple):
@@ -64,50 +78,61 @@ def new_results(plan: Plan, command: str) -> Results:
 def execute(plan: Plan, results: Results, folder: Path, progress: Progress) -> bool:
     """Do what results do not have yet, and save it; False if Ctrl-C ended it early."""
     start = time.monotonic() - results.seconds
-    saved = time.monotonic()
-    visits = [
+    failures: list[str] = []
+    try:
+        visits, pauses = visits_left(plan, results), pauses_left(plan, results)
+        with progress.over(len(visits) + len(pauses) + (not results.errors)):
+            visit_cells(visits, plan, results, folder, progress)
+            failures += time_pauses(pauses, plan, results, progress)
+            if not results.errors:
+                find_errors(plan, results, progress)
+        results.complete = True
+    except KeyboardInterrupt:
+        results.complete = False
+    results.cells = [result for result in results.cells if result.visits or result.skipped]
+    results.after = machine.disturbances()
+    results.warnings = machine.warnings(results.before, results.after, results.machine) + failures
+    save_all(results, folder, start)
+    return results.complete
+
+
+def save_all(results: Results, folder: Path, start: float) -> None:
+    """Write both files, with the time since the start of the run."""
+    results.seconds = time.monotonic() - start
+    files.save(results, folder)
+    files.save_times(results, folder)
+
+
+def visits_left(plan: Plan, results: Results) -> list[tuple[Cell, int]]:
+    """Cells and numbers of visits that results do not have yet: all cells once, then all again."""
+    return [
         (cell, visit)
         for visit in range(plan.effort.visits)
         for cell in plan.cells
         if results.of(cell).visits <= visit and not results.of(cell).skipped
     ]
-    interrupted = False
-    failures: list[str] = []
-    try:
-        pauses = pauses_left(plan, results)
-        with progress.over(len(visits) + len(pauses) + (not results.errors)):
-            threads = None
-            for i, (cell, visit) in enumerate(visits):
-                left = plan.effort.total_seconds - (time.monotonic() - start)
-                effort = plan.effort.within(max(0.0, left) / (len(visits) - i))
-                progress.begin(f"{cell}, visit {visit + 1}")
-                if cell.threads != threads:
-                    threads = cell.threads
-                    evict = Evictor(machine.last_level_cache(results.machine), threads)
-                    set_threads(plan.contenders, threads)
-                visit_cell(cell, visit, plan._replace(effort=effort), results, evict)
-                progress.done(results.of(cell))
-                if time.monotonic() - saved > SAVE_EVERY:
-                    results.seconds = time.monotonic() - start
-                    results.save(folder)
-                    results.save_times(folder)
-                    saved = time.monotonic()
-            failures += time_pauses(pauses, plan, results, progress)
-            if not results.errors:
-                progress.begin("errors against mean/std")
-                set_threads(plan.contenders, 1)
-                results.errors = sweep_means(plan.contenders)
-                progress.done(None)
-    except KeyboardInterrupt:
-        interrupted = True
-    results.cells = [result for result in results.cells if result.visits or result.skipped]
-    results.complete = not interrupted
-    results.seconds = time.monotonic() - start
-    results.after = machine.disturbances()
-    results.warnings = machine.warnings(results.before, results.after, results.machine) + failures
-    results.save(folder)
-    results.save_times(folder)
-    return not interrupted
+
+
+def visit_cells(
+    visits: Sequence[tuple[Cell, int]], plan: Plan, results: Results, folder: Path, progress: Progress
+) -> None:
+    """Make the visits, and save what there is every now and then."""
+    start = time.monotonic() - results.seconds
+    saved = time.monotonic()
+    threads = None
+    for i, (cell, visit) in enumerate(visits):
+        left = plan.effort.total_seconds - (time.monotonic() - start)
+        effort = plan.effort.within(max(0.0, left) / (len(visits) - i))
+        progress.begin(f"{cell}, visit {visit + 1}")
+        if cell.threads != threads:
+            threads = cell.threads
+            evict = Evictor(last_level_cache(results.machine), threads)
+            set_threads(plan.contenders, threads)
+        visit_cell(cell, visit, plan._replace(effort=effort), results, evict)
+        progress.done(results.of(cell))
+        if time.monotonic() - saved > SAVE_EVERY:
+            save_all(results, folder, start)
+            saved = time.monotonic()
 
 
 def pauses_left(plan: Plan, results: Results) -> list[Pause]:
@@ -131,6 +156,14 @@ def time_pauses(pauses: Sequence[Pause], plan: Plan, results: Results, progress:
     return []
 
 
+def find_errors(plan: Plan, results: Results, progress: Progress) -> None:
+    """Find the errors against mean/std, on one thread."""
+    progress.begin("errors against mean/std")
+    set_threads(plan.contenders, 1)
+    results.errors = sweep_means(plan.contenders)
+    progress.done(None)
+
+
 def set_threads(contenders: Sequence[Contender], threads: int) -> None:
     """Set the number of threads of every library that is there."""
     for contender in contenders:
@@ -148,18 +181,18 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
         result.skipped = f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are available"
         return
     arrays = make_arrays(cell, seed=plan.seed + visit)
-    exact = exact_outputs(cell.operation, arrays)
+    exact = exact_outputs(arrays)
     calls: dict[str, Callable[[], Any]] = {}
     entries: dict[str, Entry] = {}
     for contender in plan.contenders:
         entry = entries[contender.name] = Entry(contender.kind)
         try:
-            prepared, entry.error = contender.prepare_checked(cell.operation, arrays, exact)
+            prepared, entry.error = contender.prepare_checked(arrays, exact)
             calls[contender.name] = prepared.call
         except RefusedError as refusal:
             entry.refused, entry.error = str(refusal), refusal.error
     order = np.random.default_rng((plan.seed, visit, *map(ord, str(cell))))
-    beyond_caches = cell.bytes_moved > 4 * machine.last_level_cache(results.machine)
+    beyond_caches = cell.bytes_moved > 4 * last_level_cache(results.machine)
     subject = next(contender.name for contender in plan.contenders if contender.kind == SUBJECT)
     cold = None if beyond_caches else evict
     samples = measure(calls, plan.effort, order, cold, settle=cell.threads > 1, subject=subject)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cells import Cell
-from .contenders import FLOOR, VARIANT
-from .intervals import EVEN, FASTER, SLOWER, geometric_mean
-from .regimes import REGIMES, regime
-from .results import WARM, CellResult, Results
+from ..contenders import FLOOR, VARIANT
+from ..grid.cells import Cell
+from ..grid.regimes import REGIMES, regime
+from ..timing.intervals import EVEN, FASTER, SLOWER, geometric_mean
+from ..timing.results import WARM, CellResult, Results
 from .units import gigabytes_per_second, seconds, size
 
 HEADLINE, ROOFLINE, SPEED_UPS = "headline", "roofline", "speed_ups"
@@ -145,18 +145,18 @@ def _names(cells: Sequence[CellResult], without: Sequence[str] = (VARIANT,)) -> 
 
 def headline(results: Results, theme: Theme):
     """For README: how many times as long as fastln each library takes in each regime, an operation a panel; errors."""
-    operations = _by((r for r in results.standard() if r.cell.dtype == "float32"), lambda cell: cell.operation)
+    operations = _by((r for r in results.standard() if r.cell.dtype == "float32"), lambda cell: cell.title)
     if not operations or not results.errors:
         return None
     figure, axes = _figure(len(operations) + 1, "", width=4.6, height=3.6, columns=3)
-    for ax, (operation, cells) in zip(axes, operations.items(), strict=False):
+    for ax, (title, cells) in zip(axes, operations.items(), strict=False):
         regimes = _by(cells, lambda cell: regime(cell, results.machine))
         shown = [name for name in REGIMES if name in regimes]
         for name in _names(cells, without=(VARIANT, FLOOR)):
             ratios = [[r.speed_up(name, WARM) for r in regimes[place]] for place in shown]
             means = [geometric_mean(ratio.value for ratio in found if ratio) for found in ratios]
             ax.plot(shown, means, **_line(name, theme))
-        ax.set(title=f"{operation}: time / fastln's", yscale="log", ylabel="geometric mean over shapes and threads")
+        ax.set(title=f"{title}: time / fastln's", yscale="log", ylabel="geometric mean over shapes and threads")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
     axes[0].legend(ncols=2)
@@ -234,7 +234,7 @@ def overhead(results: Results, theme: Theme):
         names = sorted(times, key=lambda name: -times[name])
         bars = ax.barh(names, [times[n] for n in names], color=[_colour(n.split(" alloc")[0], theme) for n in names])
         ax.bar_label(bars, [seconds(times[name]) for name in names], padding=3, fontsize="small")
-        ax.set(title=f"{result.cell.operation}, {result.cell.shape}, {result.cell.dtype}", xscale="log")
+        ax.set(title=f"{result.cell.title}, {result.cell.shape}, {result.cell.dtype}", xscale="log")
         ax.set_xlim(min(times.values()) / 2, max(times.values()) * 4)
         ax.xaxis.set_major_formatter(lambda value, _: seconds(value))
         ax.minorticks_off()
@@ -263,7 +263,7 @@ def scaling(results: Results, theme: Theme):
                 ax.plot(threads, [times[0] / t for t in times], **_line(name, theme))
         ax.plot(threads, threads, color=theme.ink, linestyle=":", linewidth=1, label="ideal")
         cell = group[0].cell
-        ax.set(title=f"{cell.operation}, {cell.shape}, {cell.dtype}", xlabel="threads", ylabel="speed-up over 1 thread")
+        ax.set(title=f"{cell.title}, {cell.shape}, {cell.dtype}", xlabel="threads", ylabel="speed-up over 1 thread")
         ax.set_xticks(threads)
     axes[0].legend(ncols=2)
     return figure

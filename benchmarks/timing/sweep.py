@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cells import FORWARD, Cell, make_arrays
-from .contenders import FLOOR, VARIANT, Contender
-from .errors import exact_outputs, largest_error
+from ..contenders import FLOOR, VARIANT, Contender
+from ..grid.arrays import make_arrays
+from ..grid.cells import Cell
+from ..grid.errors import exact_outputs, largest_error
+from ..operations import LAYER_NORM
 
-CELL = Cell(FORWARD, 128, 768, "float32", 1)
+CELL = Cell(LAYER_NORM, 128, 768, "float32", 1)
 
 # mean/std: 0, then two a decade up to where float32 has four digits left for the deviations.
 MEANS = (0.0, *(float(f"{digit}e{decade}") for decade in range(-1, 4) for digit in (1, 3)), 1e4)
@@ -20,10 +22,10 @@ def sweep_means(contenders: Sequence[Contender]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for mean in MEANS:
         arrays = make_arrays(CELL, seed=1, mean_over_std=mean)
-        exact = exact_outputs(FORWARD, arrays)
+        exact = exact_outputs(arrays)
         for contender in judged:
             try:
-                prepared = contender.prepare(FORWARD, arrays)
+                prepared = contender.prepare(arrays)
                 error = largest_error(prepared.outputs(prepared.call()), exact)
             except Exception:  # it has been named, with its reason, where it was to be timed
                 continue

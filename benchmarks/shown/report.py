@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .cells import OPERATIONS, Cell, threads_in_words
-from .contenders import FLOOR, LARGEST_ERROR, NATIVE
-from .intervals import BETWEEN_RUNS, CONFIDENCE
-from .machine import core_cache, last_level_cache
-from .pauses import DTYPE, AfterPause
-from .regimes import ONE_CALL_ROWS, REGIMES
-from .results import CACHES, COLD, OVER, WARM, CellResult, Mean, Results, means
+from ..contenders import FLOOR, LARGEST_ERROR, NATIVE
+from ..grid.cells import Cell, threads_in_words
+from ..grid.regimes import ONE_CALL_ROWS, REGIMES, core_cache, last_level_cache
+from ..operations import OPERATIONS
+from ..timing.intervals import BETWEEN_RUNS, CONFIDENCE
+from ..timing.pauses import DTYPE, AfterPause
+from ..timing.results import CACHES, COLD, OVER, WARM, CellResult, Mean, Results, means
 from .units import duration, gigabytes_per_second, seconds, size, speed_up, three_digits
 
 
@@ -92,7 +92,7 @@ def floors_tables(results: Results) -> Iterator[Table]:
     found: dict[str, list[CellResult]] = {}
     for result in results.timed():
         cell = result.cell
-        title = f"{cell.operation.capitalize()}, {cell.dtype}, {threads_in_words(cell.threads)}: beside the floors"
+        title = f"{cell.title.capitalize()}, {cell.dtype}, {threads_in_words(cell.threads)}: beside the floors"
         found.setdefault(title, []).append(result)
     for title, cells in found.items():
         shapes = list(dict.fromkeys(result.cell.shape for result in cells))
@@ -119,7 +119,7 @@ def means_tables(results: Results) -> Iterator[Table]:
         for key in ((operation, cache, over) for operation in OPERATIONS for cache in CACHES for over in OVER):
             of_regimes = [found.get((offset, *key, name)) for name in REGIMES]
             if any(of_regimes):
-                rows.append([f"{key[0]}, {key[1]}: over {key[2]}", *map(mean_in_words, of_regimes)])
+                rows.append([f"{OPERATIONS[key[0]].title}, {key[1]}: over {key[2]}", *map(mean_in_words, of_regimes)])
         title = "Geometric means of the speed-up in each regime (cells faster, even, slower); "
         yield Table(title + _cells_at(results, offset), ["", *REGIMES], rows, [None] * len(rows))
 
@@ -155,10 +155,10 @@ def pauses_table(results: Results) -> Table | None:
         groups.setdefault(where, {})[found.contender, found.threads] = found
     rows = []
     for (pause, operation, *shape), calls in sorted(groups.items(), key=lambda group: group[0][0]):
-        x = Cell(operation, *shape, DTYPE, 1).array_bytes
-        name = f"{operation} {shape[0]}x{shape[1]}"
+        x = Cell(operation, *shape, DTYPE, 1)
+        name = f"{x.title} {x.shape}"
         times = [_after_pause(calls.get(column)) for column in columns]
-        rows.append([name, size(x), seconds(pause), str(next(iter(calls.values())).repeats), *times])
+        rows.append([name, size(x.array_bytes), seconds(pause), str(next(iter(calls.values())).repeats), *times])
     header = ["call", "x", "pause", "calls", *(f"{name}, {threads_in_words(count)}" for name, count in columns)]
     title = f"One call after a pause, {DTYPE}: median (90th percentile)"
     return Table(title, header, rows, [None] * len(rows))

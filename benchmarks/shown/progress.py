@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .results import WARM, CellResult
+from ..timing.results import WARM, CellResult
 from .units import duration, seconds, speed_up
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .intervals import Ratio
+from ..timing.intervals import Ratio
 
 
 def seconds(value: float) -> str:

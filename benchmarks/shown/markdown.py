@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..timing.results import CACHES, Results
 from . import report
 from .pictures import NAMES, THEMES, file_name
-from .results import CACHES, Results
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

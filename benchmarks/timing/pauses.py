@@ -21,9 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import SPIN_COUNT
-from .cells import FORWARD, OPERATIONS, Cell, make_arrays
-from .contenders import CONTENDERS, RefusedError
+from .. import SPIN_COUNT
+from ..contenders import CONTENDERS, RefusedError
+from ..grid.arrays import make_arrays
+from ..grid.cells import Cell
+from ..operations import LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS
 
 CONTENDERS_TIMED = ("fastln", "PyTorch")
 DTYPE = "float32"
@@ -41,22 +43,24 @@ class Pause(NamedTuple):
 
     def __str__(self) -> str:
         """In words."""
-        return f"{self.operation} {self.rows}x{self.cols} after {self.seconds:g} s"
+        return f"{OPERATIONS[self.operation].title} {self.rows}x{self.cols} after {self.seconds:g} s"
 
 
 def _grid(operations: Sequence[str], shapes: Sequence[tuple[int, int]], repeats: Mapping[float, int]) -> list[Pause]:
     return [Pause(o, *shape, *pause) for o in operations for shape in shapes for pause in repeats.items()]
 
 
+BOTH = LAYER_NORM, LAYER_NORM_BACKWARD  # of all operations: they wake the threads of the others too
+
 # Arrays of 1 to 64 MiB. What takes long is done a few times only, with the largest arrays still fewer, and pauses of a
 # second come before two of the shapes: all of it takes less than three minutes.
 PAUSES = {
-    "quick": _grid([FORWARD], [(1024, 768)], {0.1: REPEATS}),
-    "standard": _grid([FORWARD], [(1024, 768), (4096, 1024)], {0.1: REPEATS}),
+    "quick": _grid([LAYER_NORM], [(1024, 768)], {0.1: REPEATS}),
+    "standard": _grid([LAYER_NORM], [(1024, 768), (4096, 1024)], {0.1: REPEATS}),
     "full": [
-        *_grid(OPERATIONS, [(256, 1024), (1024, 768), (4096, 1024)], {0.002: 40, 0.02: 25, 0.1: REPEATS}),
-        *_grid(OPERATIONS, [(8192, 2048)], {0.002: 20, 0.02: 15, 0.1: 10}),
-        *_grid(OPERATIONS, [(1024, 768), (4096, 1024)], {1.0: 5}),
+        *_grid(BOTH, [(256, 1024), (1024, 768), (4096, 1024)], {0.002: 40, 0.02: 25, 0.1: REPEATS}),
+        *_grid(BOTH, [(8192, 2048)], {0.002: 20, 0.02: 15, 0.1: 10}),
+        *_grid(BOTH, [(1024, 768), (4096, 1024)], {1.0: 5}),
     ],
 }
 
@@ -122,7 +126,7 @@ def measure_in_a_process(
     work = {"pauses": pauses, "names": [n for n in names if n in CONTENDERS_TIMED], "threads": threads, "seed": seed}
     environment = {name: value for name, value in os.environ.items() if (name, value) != ("GOMP_SPINCOUNT", SPIN_COUNT)}
     command = [sys.executable, "-m", __name__, json.dumps(work)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root) as process:
         try:
             for line in process.stdout:
@@ -146,7 +150,7 @@ def _measure(pause: Pause, names: Sequence[str], threads: Sequence[int], rng: np
     calls = {}
     for contender in contenders:
         try:
-            call = contender.prepare(pause.operation, arrays).call
+            call = contender.prepare(arrays).call
         except RefusedError:  # it has been named, with its reason, in the cells
             continue
         for count in threads:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..operations import LAYER_NORM, OPERATIONS
+from ..timing.intervals import EVEN, SLOWER, Ratio
+from ..timing.results import BEST_PEER, WARM, CellResult, Results
 from . import report
-from .cells import BACKWARD, FORWARD, OPERATIONS
-from .intervals import EVEN, SLOWER, Ratio
 from .markdown import table_lines
 from .report import Table
-from .results import BEST_PEER, WARM, CellResult, Results
 from .units import seconds
 
+TITLES = [operation.title for operation in OPERATIONS.values()]
 OVER_IN_ROWS = (BEST_PEER, "PyTorch")
 
 # The forward pass beside a copy: in L2, in L3, from memory, and the shortest rows.
@@ -35,11 +36,11 @@ def _lines(results: Results) -> Iterator[str]:
 def shapes_table(results: Results) -> Table:
     """A shape a row: fastln's times, and the times of others divided by them."""
     cells = {
-        (result.cell.operation, result.cell.shape): result
+        (result.cell.title, result.cell.shape): result
         for result in results.standard()
         if (result.cell.dtype, result.cell.threads) == ("float32", 1)
     }
-    operations = [operation for operation in OPERATIONS if any(key[0] == operation for key in cells)]
+    operations = [title for title in TITLES if any(key[0] == title for key in cells)]
     header = ["rows x columns"]
     for operation in operations:
         header += [operation, *(f"over {'the fastest peer' if over == BEST_PEER else over}" for over in OVER_IN_ROWS)]
@@ -73,7 +74,7 @@ def _means_tables(results: Results) -> Iterator[Table]:
 
 def _copies_table(results: Results) -> Table | None:
     for table in report.floors_tables(results):
-        if table.title.lower().startswith(f"{FORWARD}, float32, 1 thread:"):
+        if table.title.lower().startswith(f"{OPERATIONS[LAYER_NORM].title}, float32, 1 thread:"):
             rows = [row for row in table.rows if row[0] in BESIDE_A_COPY]
             return Table(table.title, table.header, rows, [None] * len(rows))
     return None
@@ -89,8 +90,8 @@ def _pauses_table(results: Results) -> Table | None:
 
 def losses(results: Results) -> Iterator[str]:
     """Where the fastest peer is faster than fastln, data warm, in a line for each operation."""
-    for operation in (FORWARD, BACKWARD):
-        cells = [result for result in results.standard() if result.cell.operation == operation]
+    for operation in TITLES:
+        cells = [result for result in results.standard() if result.cell.title == operation]
         lost = [
             f"{result.cell.shape} {result.cell.dtype} on {result.cell.threads} ({peer}, {ratio.value:.2f})"
             for result in cells

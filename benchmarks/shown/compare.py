@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .contenders import SUBJECT, VARIANT
-from .intervals import FASTER, SLOWER, Ratio, change, mean_ratio
+from ..contenders import SUBJECT, VARIANT
+from ..timing.intervals import FASTER, SLOWER, Ratio, change, mean_ratio
+from ..timing.results import CACHES, CellResult, Results, Timing
 from .report import Table
-from .results import CACHES, CellResult, Results, Timing
 from .units import speed_up
 
 

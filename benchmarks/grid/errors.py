@@ -11,12 +11,15 @@ Large arrays are judged by a sample, the same for all contenders: rows for y and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from .cells import EPS, FORWARD, Arrays
+from fastln import _reference as reference
+
+from .arrays import EPS, Arrays, blocks_of_rows
 
 # Elements that a sample has, about: what takes some hundredths of a second in long double.
 SAMPLED_ELEMENTS = 2**17
@@ -47,10 +50,10 @@ class Exact:
     outputs: tuple[Judged, ...]
 
 
-def exact_outputs(operation: str, arrays: Arrays) -> Exact:
-    """Judge y, or dx, dweight and dbias."""
-    outputs = _forward(arrays) if operation == FORWARD else _backward(arrays)
-    return Exact(arrays.x.dtype, outputs)
+def exact_outputs(arrays: Arrays) -> Exact:
+    """What the operation of these arrays must write."""
+    found = {judged.name: judged for judged in (*_by_row(arrays), *_by_column(arrays))}
+    return Exact(arrays.x.dtype, tuple(found[name] for name in arrays.operation.writes))
 
 
 def largest_error(outputs: tuple[np.ndarray, ...], exact: Exact) -> float:
@@ -74,49 +77,39 @@ def _sample(size: int, of: int) -> np.ndarray:
     return np.unique(np.linspace(0, of - 1, max(1, min(size, of))).astype(np.intp))
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x_hat, its row's mean and rstd in the wider dtype. Nothing cancels: see tests/reference.py."""
-    wide = x.astype(WIDER[x.dtype])
-    high = wide.mean(axis=-1, keepdims=True).astype(x.dtype).astype(wide.dtype)
-    residual = wide - high
-    low = residual.mean(axis=-1, keepdims=True)
-    residual -= low
-    rstd = 1 / np.sqrt(np.square(residual).mean(axis=-1, keepdims=True) + wide.dtype.type(EPS))
-    return residual * rstd, high + low, rstd
+def _normalize(arrays: Arrays, rows: np.ndarray | slice) -> reference.Normalized:
+    return arrays.operation.normalize(arrays.x[rows], EPS, WIDER[arrays.x.dtype])
 
 
-def _forward(arrays: Arrays) -> tuple[Judged, ...]:
-    rows = _sample(SAMPLED_ELEMENTS // arrays.x.shape[1], len(arrays.x))
-    x_hat, _, _ = _moments(arrays.x[rows])
-    weight, bias = arrays.weight.astype(x_hat.dtype), arrays.bias.astype(x_hat.dtype)
-    size = np.abs(x_hat).max(axis=-1, keepdims=True) * np.abs(weight) + np.abs(bias)
-    return (Judged("y", arrays.x.shape, rows, x_hat * weight + bias, np.finfo(arrays.x.dtype).eps * size),)
-
-
-def _backward(arrays: Arrays) -> tuple[Judged, ...]:
-    x, dy = arrays.x, arrays.dy
-    eps = np.finfo(x.dtype).eps
+def _by_row(arrays: Arrays) -> Iterator[Judged]:
+    """Judge y or dx in a sample of the rows."""
+    x, reads = arrays.x, arrays.operation.reads
     rows = _sample(SAMPLED_ELEMENTS // x.shape[1], len(x))
-    x_hat, _, rstd = _moments(x[rows])
-    g = dy[rows].astype(x_hat.dtype) * arrays.weight
-    mean_g, mean_g_x_hat = g.mean(axis=-1, keepdims=True), (g * x_hat).mean(axis=-1, keepdims=True)
-    dx = rstd * (g - mean_g - x_hat * mean_g_x_hat)
-    dx_unit = eps * rstd * (np.abs(g) + np.abs(mean_g) + np.abs(x_hat * mean_g_x_hat)).max(axis=-1, keepdims=True)
+    normalized = _normalize(arrays, rows)
+    weight, bias = (getattr(arrays, name) if name in reads else None for name in ("weight", "bias"))
+    if "dx" in arrays.operation.writes:
+        about = arrays.dy[rows], normalized, weight
+        name, value, size = "dx", reference.gradients(*about).dx, reference.gradient_sizes(*about).dx
+    else:
+        about = normalized.x_hat, weight, bias
+        name, value, size = "y", reference.scale_and_shift(*about), reference.output_size(*about)
+    yield Judged(name, x.shape, rows, value, np.finfo(x.dtype).eps * size)
+
+
+def _by_column(arrays: Arrays) -> Iterator[Judged]:
+    """Judge dweight and dbias in a sample of the columns, in eps of the largest column's sum."""
+    if "dy" not in arrays.operation.reads:
+        return
+    x = arrays.x
     columns = _sample(SAMPLED_ELEMENTS // len(x), x.shape[1])
-    dy_columns = dy[:, columns].astype(x_hat.dtype)
-    terms = dy_columns * _x_hat_of_columns(x, columns)
-    return (
-        Judged("dx", x.shape, rows, dx, dx_unit),
-        Judged("dweight", x.shape[1:], columns, terms.sum(axis=0), eps * np.abs(terms).sum(axis=0).max()),
-        Judged("dbias", x.shape[1:], columns, dy_columns.sum(axis=0), eps * np.abs(dy_columns).sum(axis=0).max()),
-    )
+    factors = arrays.dy[:, columns], _x_hat_of_columns(arrays, columns)
+    sums = reference.parameter_gradients(*factors)
+    sizes = reference.parameter_gradients(*map(np.abs, factors))
+    for name, value, size in zip(("dweight", "dbias"), sums, sizes, strict=True):
+        yield Judged(name, x.shape[1:], columns, value, np.finfo(x.dtype).eps * size.max())
 
 
-def _x_hat_of_columns(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _x_hat_of_columns(arrays: Arrays, columns: np.ndarray) -> np.ndarray:
     """These columns of x_hat for all rows, a block of rows at a time."""
-    found = np.empty((len(x), len(columns)), WIDER[x.dtype])
-    step = max(1, SAMPLED_ELEMENTS // x.shape[1])
-    for first in range(0, len(x), step):
-        rows = slice(first, first + step)
-        found[rows] = _moments(x[rows])[0][:, columns]
-    return found
+    blocks = blocks_of_rows(arrays.x, SAMPLED_ELEMENTS)
+    return np.concatenate([_normalize(arrays, rows).x_hat[:, columns] for rows in blocks])
