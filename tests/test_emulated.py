@@ -104,11 +104,14 @@ def driver(request, tmp_path_factory):
 
 
 FORWARD, BACKWARD = range(2)
+LAYER_NORM = 0  # fln_norm
+ELEMENTS = ("float32", "float64")  # fln_element
 
 
-def pack(operation, x, weight, bias, eps, *others):
+def pack(direction, x, weight, bias, eps, *others):
     """One case as the driver reads it."""
-    header = struct.pack("6qd", operation, x.itemsize, *x.shape, weight is not None, bias is not None, eps)
+    which = direction, LAYER_NORM, ELEMENTS.index(x.dtype.name)
+    header = struct.pack("7qd", *which, *x.shape, weight is not None, bias is not None, eps)
     return header + b"".join(a.tobytes() for a in (x, weight, bias, *others) if a is not None)
 
 
@@ -167,7 +170,7 @@ def test_emulated_kernels_give_the_same_bits(driver, use_avx2, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, dtype):
     turns = itertools.cycle((True, False))
-    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33))  # in one chunk: how chunks are merged is not the kernels' matter
+    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33, 130))  # of one block, of one chunk and of three
     cases = [
         make_backward_case(label, next(rows), cols, np.dtype(dtype), next(turns))
         for label in GRADIENT_REGIMES
