@@ -24,7 +24,7 @@ cdef extern from *:
     const int FLN_OPENMP
     int omp_get_max_threads() nogil
     int omp_get_num_procs() nogil
-    int omp_in_parallel() nogil
+    int omp_in_parallel() noexcept nogil
 
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did
 cdef int _default = 0  # found on first use
@@ -73,8 +73,7 @@ def set_num_threads(num_threads: int) -> None:
     global _chosen
     if num_threads is None:
         raise TypeError("num_threads must be an int >= 1, got None")
-    check_num_threads(num_threads)
-    _chosen = min(operator.index(num_threads), 1 << 16)
+    _chosen = asked_threads(num_threads)
 
 
 def threads(num_threads: int):
@@ -94,8 +93,7 @@ def threads(num_threads: int):
     """
     if num_threads is None:
         raise TypeError("num_threads must be an int >= 1, got None")
-    check_num_threads(num_threads)
-    return _threads_scope(min(operator.index(num_threads), 1 << 16))
+    return _threads_scope(asked_threads(num_threads))
 
 
 @contextlib.contextmanager
@@ -184,12 +182,14 @@ cdef tuple _asked():
     return _default, _default_reason
 
 
-cdef int thread_limit(object num_threads) except -1:
+cdef int limit_of(int asked) except -1:
     if not FLN_OPENMP or _forked_after_parallel:
         return 1
-    if num_threads is not None:
-        return min(operator.index(num_threads), 1 << 16)
-    return min(_asked()[0], _runtime_limit())
+    return asked if asked > 0 else min(_asked()[0], _runtime_limit())
+
+
+cdef int thread_limit(object num_threads) except -1:
+    return limit_of(asked_threads(num_threads))
 
 
 cdef int _runtime_limit():
@@ -198,23 +198,26 @@ cdef int _runtime_limit():
     return runtime if runtime != _unlimited else 1 << 16
 
 
-cdef int check_num_threads(object num_threads) except -1:
+cdef int asked_threads(object num_threads) except -1:
     if num_threads is None:
         return 0
     if isinstance(num_threads, bool) or not hasattr(type(num_threads), "__index__"):
         raise TypeError(f"num_threads must be an int >= 1, got {num_threads!r}")
-    if operator.index(num_threads) < 1:
+    count = operator.index(num_threads)
+    if count < 1:
         raise ValueError(f"num_threads must be an int >= 1, got {num_threads!r}")
-    return 0
+    return min(count, 1 << 16)
 
 
-cdef bint in_parallel() noexcept:
+cdef bint in_parallel() noexcept nogil:
     return omp_in_parallel()
 
 
-cdef void remember_parallel() noexcept:
+cdef int team_of(int count, bint* has_grown) noexcept nogil:
     global _ran_parallel
     _ran_parallel = True
+    has_grown[0] = False
+    return count
 
 
 def _after_fork_in_child():
