@@ -22,7 +22,6 @@ from fastln._core.usual cimport (
     element_of,
     empty_rows,
     has_shape,
-    has_stats_shape,
     is_usual,
     measure,
     nbytes_of,
@@ -155,7 +154,9 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
     if not sizes:
         raise ValueError("normalized_shape must have at least 1 dimension, got ()")
     if sizes != shape[max(ndim - len(sizes), 0):]:
-        raise ValueError(f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, got {sizes}")
+        raise ValueError(
+            f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, got {sizes}"
+        )
     if 0 in sizes:
         raise ValueError(f"normalized_shape must have no dimension of size 0, got {sizes}")
     m.lead = ndim - <int> len(sizes)

@@ -8,8 +8,6 @@ told. It is held for some 50 ns, by calls of 256 KiB and more. So nobody waits f
 
 import os
 
-from libc.math cimport INFINITY
-
 from fastln._core.stores cimport goes_past, tell
 from fastln._core.threads cimport in_parallel, limit_of, team_of
 from fastln._core.waking cimport Waking
