@@ -39,7 +39,7 @@ from fastln._core.isa cimport (
     fln_layer_norm_backward_part,
 )
 from fastln._core.stores cimport BACKWARD, Shape, goes_past, is_tried, stream_bytes, tell
-from fastln._core.threads cimport check_num_threads
+from fastln._core.threads cimport asked_threads
 
 cnp.import_array()
 
@@ -147,7 +147,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
     cdef Plan plan
-    check_num_threads(num_threads)
+    cdef int asked = asked_threads(num_threads)
     cdef int mask = as_mask(output_mask)
     if mask & WANT_DX and plan_plain(&plan, dy, x, mean, rstd, weight, normalized_shape, out):
         dx = out
@@ -155,9 +155,9 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
             dx = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
         plan.args.dx = data_of(dx)
         dweight, dbias = empty_parameters(x, plan.ndim, mask)
-        run(&plan, dweight, dbias, num_threads)
+        run(&plan, dweight, dbias, asked)
         return dx, dweight, dbias
-    return convert_and_run(dy, x, mean, rstd, weight, normalized_shape, mask, out, num_threads)
+    return convert_and_run(dy, x, mean, rstd, weight, normalized_shape, mask, out, asked)
 
 
 cdef bint plan_plain(
@@ -245,7 +245,7 @@ cdef tuple empty_parameters(object x, int ndim, int mask):
 
 cdef object convert_and_run(
     object dy, object x, object mean, object rstd, object weight, object normalized_shape, int mask, object out,
-    object num_threads
+    int asked
 ):
     """A call that plan_plain does not take: explains what is wrong with it, or converts what needs converting."""
     cdef Plan plan
@@ -294,14 +294,14 @@ cdef object convert_and_run(
     plan.size = 3 * x.nbytes
     choose_kernel(&plan, type_of(x))
     dweight, dbias = empty_parameters(x, ndim, mask)
-    run(&plan, dweight, dbias, num_threads)
+    run(&plan, dweight, dbias, asked)
     if dx_buffer is not dx:
         dx[...] = dx_buffer
     return dx, dweight, dbias
 
 
 @cython.cdivision(True)
-cdef int run(Plan* plan, object dweight, object dbias, object num_threads) except -1:
+cdef int run(Plan* plan, object dweight, object dbias, int asked) except -1:
     """The kernel over all rows, and the totals of its chunks merged into dweight and dbias."""
     cdef Work work
     cdef double* totals = NULL
@@ -313,7 +313,7 @@ cdef int run(Plan* plan, object dweight, object dbias, object num_threads) excep
     cdef int count = 1
     turn.limit = 1
     if not is_small:
-        count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, num_threads, &turn)
+        count = threads_for(max(rows, cols // COLUMNS_PER_THREAD), plan.size, asked, &turn)
     cdef Shape shape = Shape(BACKWARD, count, rows, cols, plan.size)
     cdef double seconds = 0
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.

@@ -40,7 +40,7 @@ from fastln._core.isa cimport (
     fln_layer_norm_forward_sums,
 )
 from fastln._core.stores cimport FORWARD, Shape, goes_past, is_tried, stream_bytes, tell
-from fastln._core.threads cimport check_num_threads
+from fastln._core.threads cimport asked_threads
 
 cnp.import_array()
 
@@ -105,14 +105,14 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
     cdef Plan plan
-    check_num_threads(num_threads)
+    cdef int asked = asked_threads(num_threads)
     if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
-        return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, False)
+        return convert_and_run(x, normalized_shape, weight, bias, eps, out, asked, False)
     if out is None:
         out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
     plan.args.y = data_of(out)
     plan.args.mean = plan.args.rstd = NULL
-    run(&plan, num_threads)
+    run(&plan, asked)
     return out
 
 
@@ -143,16 +143,16 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
     cdef Plan plan
-    check_num_threads(num_threads)
+    cdef int asked = asked_threads(num_threads)
     if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
-        return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, True)
+        return convert_and_run(x, normalized_shape, weight, bias, eps, out, asked, True)
     if out is None:
         out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
     mean, rstd = empty_stats(x, plan.ndim), empty_stats(x, plan.ndim)
     plan.args.y = data_of(out)
     plan.args.mean = data_of(mean)
     plan.args.rstd = data_of(rstd)
-    run(&plan, num_threads)
+    run(&plan, asked)
     return out, mean, rstd
 
 
@@ -223,7 +223,7 @@ cdef object empty_stats(object x, int ndim):
     return cnp.PyArray_EMPTY(lead + ndim, shape, type_of(x), 0)
 
 
-cdef int run(Plan* plan, object num_threads) except -1:
+cdef int run(Plan* plan, int asked) except -1:
     """The kernel over all rows: here, or on several threads."""
     cdef Py_ssize_t segments
     cdef Turn turn
@@ -238,7 +238,7 @@ cdef int run(Plan* plan, object num_threads) except -1:
         plan.kernel(&plan.args, 0, plan.rows)
         return 0
     segments = (cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
-    threads_for(max(plan.rows, segments), plan.size, num_threads, &turn)
+    threads_for(max(plan.rows, segments), plan.size, asked, &turn)
     shape = Shape(FORWARD, turn.count, plan.rows, cols, plan.size)
     is_timed = may_stream and is_tried(&shape)
     plan.args.stream = may_stream and goes_past(&shape, stream_bytes)
@@ -340,7 +340,7 @@ cdef Py_ssize_t first_segment(int i, Py_ssize_t segments, int count) noexcept no
 
 
 cdef object convert_and_run(
-    object x, object normalized_shape, object weight, object bias, object eps, object out, object num_threads,
+    object x, object normalized_shape, object weight, object bias, object eps, object out, int asked,
     bint stats
 ):
     """A call that plan_plain does not take: explains what is wrong with it, or converts what needs converting."""
@@ -381,7 +381,7 @@ cdef object convert_and_run(
     choose_kernels(&plan, type_of(x))
     plan.rows = x_rows.rows
     plan.size = 2 * x.nbytes
-    run(&plan, num_threads)
+    run(&plan, asked)
     if y is not out:
         out[...] = y
     return (out, mean, rstd) if stats else out

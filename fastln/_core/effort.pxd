@@ -17,9 +17,9 @@ cdef struct Turn:
     Py_ssize_t parts  # of equal work, which they shared
 
 
-# Threads for a call of `size` bytes that can be done in up to `parts` parts; `num_threads` (a checked int or None) is
-# the limit that the call itself named.
-cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn* turn) except -1
+# Threads for a call of `size` bytes that can be done in up to `parts` parts; `asked` is what the call itself named
+# (asked_threads).
+cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, int asked, Turn* turn) except -1
 
 # What the call took is remembered for the choices to come.
 cdef int end_turn(const Turn* turn) except -1

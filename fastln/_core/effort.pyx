@@ -6,7 +6,7 @@ cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.math cimport INFINITY
 
-from fastln._core.threads cimport in_parallel, remember_parallel, thread_limit
+from fastln._core.threads cimport in_parallel, limit_of, team_of
 
 cdef extern from *:
     """
@@ -182,11 +182,12 @@ cdef int kind_of(double pause) noexcept:
 cdef Waking _waking = Waking()
 
 
-cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn* turn) except -1:
+cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, int asked, Turn* turn) except -1:
+    cdef bint has_grown = False
     turn.limit = turn.count = 1
     if size < min_parallel_bytes or parts < 2 or in_parallel():
         return 1
-    turn.limit = <int>min(thread_limit(num_threads), parts)
+    turn.limit = <int>min(limit_of(asked), parts)
     if turn.limit == 1:
         return 1
     turn.size = size
@@ -197,8 +198,10 @@ cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn
     if PyThread_get_thread_ident() == _last_thread:  # each thread has its own team
         turn.gap, turn.pause = turn.began - _last_call, turn.began - _last_region
     if min_parallel_bytes == 0 or _waking.is_worth(size, turn.limit, turn.gap, turn.pause):
-        turn.count = turn.limit
-        remember_parallel()
+        turn.count = team_of(turn.limit, &has_grown)
+        if has_grown:  # neither the start of threads nor their being awake now says what it costs to wake them
+            turn.began = now()
+            turn.gap = turn.pause = 0
     return turn.count
 
 
