@@ -23,6 +23,7 @@ from fastln._core.arguments cimport (
 )
 from fastln._core.calls cimport Backward, choose_backward
 from fastln._core.drive cimport run_backward
+from fastln._core.effort cimport BACKWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
@@ -102,7 +103,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     """
     cdef Backward call
     cdef Matrix m
-    cdef int asked = asked_threads(num_threads)
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&BACKWARD, x, asked)
     cdef int mask = as_mask(output_mask)
     if not (mask & WANT_DX and usual_gradients(&call, &m, dy, x, mean, rstd, weight, normalized_shape, out)):
         return other_gradients(dy, x, mean, rstd, weight, normalized_shape, mask, out, asked)
@@ -112,7 +113,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
         call.is_fresh = True
     dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
     dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
-    run(&call, dweight, dbias, asked)
+    run(&call, dweight, dbias, limit)
     return out, dweight, dbias
 
 
@@ -141,15 +142,15 @@ cdef bint usual_gradients(
 cdef inline void fill_in(Backward* call, const Matrix* m, object x) noexcept:
     """What follows from the matrix."""
     call.args.rows, call.args.cols = m.rows, m.cols
-    call.bytes = 3 * nbytes_of(x)
+    call.bytes = BACKWARD.arrays * nbytes_of(x)
     call.is_fresh = False
     choose_backward(call, m.element, FLN_LAYER_NORM)
 
 
-cdef int run(Backward* call, object dweight, object dbias, int asked) except -1:
+cdef int run(Backward* call, object dweight, object dbias, int limit) except -1:
     call.args.dweight = NULL if dweight is None else data_of(dweight)
     call.args.dbias = NULL if dbias is None else data_of(dbias)
-    return run_backward(call, asked)
+    return run_backward(call, limit)
 
 
 cdef object other_gradients(
@@ -159,6 +160,7 @@ cdef object other_gradients(
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Backward call
     cdef Matrix m
+    cdef int limit
     # These may run anybody's code.
     x = as_floats("x", x)
     dy, mean, rstd = as_floats_like("dy", dy, x), as_floats_like("mean", mean, x), as_floats_like("rstd", rstd, x)
@@ -180,6 +182,7 @@ cdef object other_gradients(
     mean, rstd, weight = usable_small(mean, &m, dx), usable_small(rstd, &m, dx), usable_small(weight, &m, dx)
     dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
     dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
+    limit = limit_for(&BACKWARD, x, asked)
 
     call.args.dx, call.args.dx_stride = NULL, 0
     if not (
@@ -193,7 +196,7 @@ cdef object other_gradients(
         refuse_changes()
     fill_in(&call, &m, x)
     call.is_fresh = dx is not out
-    run(&call, dweight, dbias, asked)
+    run(&call, dweight, dbias, limit)
     if out is not None and dx is not out:
         copy_into(out, dx)
         dx = out

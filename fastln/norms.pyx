@@ -20,6 +20,7 @@ from fastln._core.arguments cimport (
 )
 from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
+from fastln._core.effort cimport FORWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
@@ -86,13 +87,13 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     """
     cdef Forward call
     cdef Matrix m
-    cdef int asked = asked_threads(num_threads)
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
         return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, False)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
-    run_forward(&call, asked)
+    run_forward(&call, limit)
     return out
 
 
@@ -124,14 +125,14 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     """
     cdef Forward call
     cdef Matrix m
-    cdef int asked = asked_threads(num_threads)
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
         return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, True)
     if out is None:
         out = fresh_result(&call, &m)
     mean, rstd = empty_stats(&m), empty_stats(&m)
     call.args.mean, call.args.rstd = data_of(mean), data_of(rstd)
-    run_forward(&call, asked)
+    run_forward(&call, limit)
     return out, mean, rstd
 
 
@@ -158,7 +159,7 @@ cdef inline void fill_in(Forward* call, const Matrix* m, object x) noexcept:
     """What follows from the matrix."""
     call.args.cols = m.cols
     call.rows = m.rows
-    call.bytes = 2 * nbytes_of(x)
+    call.bytes = FORWARD.arrays * nbytes_of(x)
     call.is_fresh = False
     choose_forward(call, m.element, FLN_LAYER_NORM)
 
@@ -176,6 +177,7 @@ cdef object other_layer_norm(
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Forward call
     cdef Matrix m
+    cdef int limit
     # These may run anybody's code.
     x = as_floats("x", x)
     weight = as_parameter("weight", weight, x)
@@ -193,6 +195,7 @@ cdef object other_layer_norm(
     x = usable_rows(x, &m, y)
     weight, bias = usable_small(weight, &m, y), usable_small(bias, &m, y)
     mean, rstd = (empty_stats(&m), empty_stats(&m)) if stats else (None, None)
+    limit = limit_for(&FORWARD, y, asked)
 
     if not (
         rows_at(&m, x, &call.args.x, &call.args.x_stride)
@@ -205,7 +208,7 @@ cdef object other_layer_norm(
     call.args.rstd = data_of(rstd) if stats else NULL
     fill_in(&call, &m, x)
     call.is_fresh = y is not out
-    run_forward(&call, asked)
+    run_forward(&call, limit)
     if out is not None and y is not out:
         copy_into(out, y)
         y = out

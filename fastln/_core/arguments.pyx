@@ -144,7 +144,8 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
     if ndim == 0:
         raise ValueError("x must have at least 1 dimension, got 0")
     m.type_num = float_type(x)
-    element_of(m.type_num, &m.element)
+    if not element_of(m.type_num, &m.element):
+        refuse_changes()
     m.ndim = ndim
     m.shape = m.copied_shape
     memcpy(m.copied_shape, shape_of(x), ndim * sizeof(cnp.npy_intp))
@@ -211,7 +212,7 @@ cdef int check_out(object out, const Matrix* m) except -1:
 
 
 cdef int refuse_changes() except -1:
-    raise ValueError("x and what goes with it must keep their shapes during a call, got other ones")
+    raise ValueError("x and what goes with it must keep shape and dtype during a call, got others")
 
 
 # Where an array is, and what it shares

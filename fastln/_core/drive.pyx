@@ -19,33 +19,29 @@ from fastln._core.effort cimport (
     begin_small,
     end,
     is_small,
-    limit_for,
     now,
 )
 from fastln._core.isa cimport FLN_FORWARD_SEGMENT_COLS, FLN_FORWARD_SUMS, fln_backward_parts
 from fastln._core.stores cimport Shape
 
 
-cdef int run_forward(Forward* call, int asked) except -1:
-    cdef int limit
+cdef int run_forward(Forward* call, int limit) except -1:
     if is_small(&FORWARD, call.bytes):
         call.args.stream = False
         call.kernels.forward(&call.args, 0, call.rows)
         return 0
-    limit = limit_for(&FORWARD, call.bytes, asked)
     with nogil:
         drive_forward(call, limit)
     return 0
 
 
-cdef int run_backward(Backward* call, int asked) except -1:
+cdef int run_backward(Backward* call, int limit) except -1:
     cdef Effort effort
-    cdef int limit, status
+    cdef int status
     if is_small(&BACKWARD, call.bytes):
         begin_small(&effort)
         status = find_gradients(call, &effort)
     else:
-        limit = limit_for(&BACKWARD, call.bytes, asked)
         with nogil:
             status = drive_backward(call, limit)
     if status != 0:
@@ -187,7 +183,7 @@ cdef int find_gradients(Backward* call, Effort* effort) noexcept nogil:
             return -1
     call.args.stream = effort.stream
     call.args.dweight_totals = totals if call.args.dweight != NULL else <double*> NULL
-    call.args.dbias_totals = totals + size if totals != NULL and call.args.dbias != NULL else <double*> NULL
+    call.args.dbias_totals = totals + size if parts.totals > 0 and call.args.dbias != NULL else <double*> NULL
     call.args.terms = NULL
     if effort.threads > parts.chunks:  # too few chunks of rows for the threads: they share the columns
         call.args.terms = malloc(max(<Py_ssize_t> parts.terms, 1))
@@ -197,7 +193,7 @@ cdef int find_gradients(Backward* call, Effort* effort) noexcept nogil:
         run_by_chunks(call, &parts, effort)
     if effort.is_timed:
         effort.ended = now()
-    if totals != NULL:
+    if are_parameters:
         call.element.merge(&call.args)
     free(totals)
     free(call.args.terms)

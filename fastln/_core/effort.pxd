@@ -3,7 +3,10 @@
 Every threshold of these is in this module.
 """
 
+cimport numpy as cnp
+
 from fastln._core.stores cimport Shape
+from fastln._core.threads cimport limit_of
 
 # A call that reads and writes less than this stays on the calling thread.
 cdef Py_ssize_t min_parallel_bytes
@@ -23,6 +26,7 @@ cdef enum:
 # What differs between the directions.
 cdef struct Tuning:
     int direction  # what is measured of one is not said of the other
+    int arrays  # of x's size that are read and written
     Py_ssize_t parallel_factor  # of min_parallel_bytes
     Py_ssize_t stream_share  # of stream_bytes
 
@@ -51,8 +55,23 @@ cdef inline bint is_small(const Tuning* tuning, Py_ssize_t size) noexcept nogil:
     return size < KEEP_GIL_BYTES and size < min_parallel_bytes and size * tuning.stream_share < stream_bytes
 
 
-# The most threads that a call of so many bytes may have; `asked` is what it asked for itself, 0 for nothing.
-cdef int limit_for(const Tuning* tuning, Py_ssize_t size, int asked) except -1
+# Whether a call of so many bytes may have threads.
+cdef bint is_parallel_size(const Tuning* tuning, Py_ssize_t size) noexcept nogil
+
+
+cdef inline int limit_for(const Tuning* tuning, object x, int asked) except -1:
+    """The most threads that a call with this x may have, which asked for so many itself (0: for none).
+
+    May run Python code, so it is to be known before any array is looked at.
+    """
+    cdef Py_ssize_t size
+    if not cnp.PyArray_Check(x):
+        return 1
+    size = tuning.arrays * cnp.PyArray_NBYTES(<cnp.ndarray> x)
+    if size < min_parallel_bytes or not is_parallel_size(tuning, size):
+        return 1
+    return limit_of(asked)
+
 
 # Decides. The shape comes without its threads; the work can be done in up to `parts` parts, on up to `limit` threads.
 cdef void begin(

@@ -9,7 +9,7 @@ told. It is held for some 50 ns, by calls of 256 KiB and more. So nobody waits f
 import os
 
 from fastln._core.stores cimport goes_past, tell
-from fastln._core.threads cimport in_parallel, limit_of, team_of
+from fastln._core.threads cimport in_parallel, team_of
 from fastln._core.waking cimport Waking
 
 cdef extern from *:
@@ -43,13 +43,13 @@ DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
 # Nothing smaller than this part of the last-level cache gains from going past it.
 cdef Py_ssize_t TRIED_SHARE = 8
 
-FORWARD = Tuning(direction=0, parallel_factor=1, stream_share=1)
+FORWARD = Tuning(direction=0, arrays=2, parallel_factor=1, stream_share=1)
 
 # Gradients of fewer rows than two chunks are no faster on two threads (64x768 float32, 0.6 MB, 0.97 times as fast;
 # 128x768 1.7 times): so four times min_parallel_bytes. Before anything is known of a shape, dx goes past the cache from
 # a quarter of stream_bytes on: with 32 MB of L3 that took 0.97 of the time at 1024x768 float32 (9 MB), 0.8 at 512x1024
 # float64 (13 MB), 0.35 to 0.5 at 2560x768 (24 MB).
-BACKWARD = Tuning(direction=1, parallel_factor=4, stream_share=4)
+BACKWARD = Tuning(direction=1, arrays=3, parallel_factor=4, stream_share=4)
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 stream_bytes = 0
@@ -58,10 +58,6 @@ cdef Py_ssize_t _cache_bytes = 0
 cdef bint _stream_bytes_were_set = False
 
 cdef Waking _waking = Waking()
-
-
-cdef int limit_for(const Tuning* tuning, Py_ssize_t size, int asked) except -1:
-    return limit_of(asked) if is_parallel_size(tuning, size) else 1
 
 
 cdef bint is_parallel_size(const Tuning* tuning, Py_ssize_t size) noexcept nogil:
