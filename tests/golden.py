@@ -23,7 +23,7 @@ from helpers import in_wider_rows
 from reference import COMBINATIONS
 
 import fastln
-from fastln._core import effort, stores
+from fastln._core import effort
 
 STORED = Path(__file__).with_name("golden.json")
 
@@ -177,12 +177,12 @@ def run(call):
 def find_results(call):
     """run(call), on as many threads as it says however small it is, and past the cache if it says so."""
     least = effort.set_min_parallel_bytes(0)
-    stream = stores.set_stream_bytes(0 if call.layout == "streamed" else 1 << 40)
+    stream = effort.set_stream_bytes(0 if call.layout == "streamed" else 1 << 40)
     try:
         return run(call)
     finally:
         effort.set_min_parallel_bytes(least)
-        stores.set_stream_bytes(stream)
+        effort.set_stream_bytes(stream)
 
 
 def checksums(results):

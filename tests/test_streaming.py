@@ -11,7 +11,7 @@ from helpers import assert_same_bits, at_offset, in_wider_rows, output_of, run_p
 from reference import make_parameters, make_rows
 
 import fastln
-from fastln._core import stores
+from fastln._core import effort
 
 # Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
 COLS = (16, 17, 32, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
@@ -21,9 +21,9 @@ ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
 @pytest.fixture
 def stream_bytes():
     """Sets the size from which results are streamed, for the time of a test."""
-    previous = stores.set_stream_bytes(None)
-    yield stores.set_stream_bytes
-    stores.set_stream_bytes(previous)
+    previous = effort.set_stream_bytes(None)
+    yield effort.set_stream_bytes
+    effort.set_stream_bytes(previous)
 
 
 @pytest.mark.parametrize("cols", COLS)
@@ -121,13 +121,13 @@ GUARD_PAGES = r"""
 import sys
 import numpy as np
 import fastln
-from fastln._core import stores
+from fastln._core import effort
 from fences import Room
 from reference import make_parameters, make_rows
 
 isa, dtype = sys.argv[1], np.dtype(sys.argv[2])
 fastln.set_isa(isa)
-stores.set_stream_bytes(0)
+effort.set_stream_bytes(0)
 rooms = {name: Room(17 * 1100 * 8) for name in ("dy", "x", "out")}
 for rows in (1, 2, 9, 17):
     for cols in (256, 257, 272, 768, 1040):
@@ -154,12 +154,12 @@ def test_streams_touch_nothing_before_or_after_the_arrays(isa, dtype_name):
 
 
 def test_the_default_comes_from_the_cache(stream_bytes):
-    assert stores.get_stream_bytes() >= 1 << 16
-    assert fastln._core.facts.config()["runtime"]["stream_bytes"] == stores.get_stream_bytes()
+    assert effort.get_stream_bytes() >= 1 << 16
+    assert fastln._core.facts.config()["runtime"]["stream_bytes"] == effort.get_stream_bytes()
 
 
 def test_the_environment_sets_the_size():
-    code = "from fastln._core import stores; print(stores.get_stream_bytes())"
+    code = "from fastln._core import effort; print(effort.get_stream_bytes())"
     assert output_of(code, FASTLN_STREAM_BYTES="12345") == "12345"
 
 

@@ -15,6 +15,7 @@ from reference import BACKWARD_REGIMES, make_mixed_rows, make_parameters, make_r
 
 import fastln
 from fastln._core import effort
+from fastln._core.waking import Waking
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -147,6 +148,7 @@ import os, sys
 import numpy as np
 import fastln
 from fastln._core import effort
+from fastln._core.waking import Waking
 
 effort.set_min_parallel_bytes(0)
 x = np.ones((64, 64), np.float32)
@@ -231,7 +233,7 @@ SLEEP, NAP, NONE = 1.0, 0.002, 1e-6  # pauses, in seconds: the threads sleep, ma
 
 def waking(*, seconds_per_byte=100e-12, awake=None, drowsy=None, asleep=None):
     """A memory that has settled on these costs of two threads; None leaves what is taken for granted."""
-    memory = effort.Waking()
+    memory = Waking()
     for _ in range(10):
         memory.ran_alone(MB, 2, seconds_per_byte * MB, SLEEP, SLEEP)
     for pause, cost in ((NONE, awake), (NAP, drowsy), (SLEEP, asleep)):
@@ -257,7 +259,7 @@ def first_with_threads(memory, size, gap, pause, most):
 
 
 def test_a_fresh_process_wakes_threads_for_large_calls_only():
-    fresh = effort.Waking()
+    fresh = Waking()
     assert not fresh.is_worth(MB, 2, np.inf, np.inf)
     assert fresh.is_worth(16 * MB, 2, np.inf, np.inf)
 
@@ -289,7 +291,7 @@ def test_more_threads_save_more():
 
 @pytest.mark.parametrize(("count", "parts"), [(2, 2), (2, 3), (2, 5), (4, 5), (4, 33)])
 def test_parts_that_do_not_come_out_even_are_no_cost_of_waking(count, parts):
-    memory = effort.Waking()
+    memory = Waking()
     most = -(-parts // count)
     for _ in range(3):
         memory.ran_together(count, parts, most * 1e-3 + 40e-6, parts * 1e-3, SLEEP)
@@ -297,7 +299,7 @@ def test_parts_that_do_not_come_out_even_are_no_cost_of_waking(count, parts):
 
 
 def test_what_waking_costs_first_is_believed_until_the_next_time():
-    memory = effort.Waking()
+    memory = Waking()
     run_together(memory, 7e-3, SLEEP)
     assert memory.cost(SLEEP) == pytest.approx(7e-3)
     run_together(memory, 40e-6, SLEEP)
@@ -381,7 +383,7 @@ def test_a_succession_stays_serial_while_others_are_busy_on_the_cores():
 @pytest.mark.parametrize("size", [MB, 4 * MB, 32 * MB, 256 * MB])
 @pytest.mark.parametrize("cost", [30e-6, 500e-6, 8e-3])
 def test_isolated_calls_are_rarely_slower_than_on_one_thread(size, cost):
-    memory = effort.Waking()
+    memory = Waking()
     alone = 100e-12 * size
     ratios = []
     for _ in range(2000):
@@ -444,6 +446,7 @@ import ctypes
 import numpy as np
 import fastln
 from fastln._core import effort
+from fastln._core.waking import Waking
 
 effort.set_min_parallel_bytes(0)
 with open("/proc/self/maps") as maps:
@@ -487,6 +490,7 @@ import os, signal, sys, time, warnings
 import numpy as np
 import fastln
 from fastln._core import effort
+from fastln._core.waking import Waking
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
 effort.set_min_parallel_bytes(0)
@@ -547,6 +551,7 @@ import multiprocessing, warnings
 import numpy as np
 import fastln
 from fastln._core import effort
+from fastln._core.waking import Waking
 
 warnings.simplefilter("ignore", DeprecationWarning)
 effort.set_min_parallel_bytes(0)
