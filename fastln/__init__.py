@@ -2,10 +2,9 @@
 
 from fastln._core.facts import show_config
 from fastln._core.isa import available_isas, get_isa, set_isa
-from fastln.norms import layer_norm, layer_norm_forward
-from fastln.gradients import layer_norm_backward
-from fastln._core.effort import get_num_threads, set_num_threads, threads
+from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
+from fastln.gradients import layer_norm_backward
 from fastln.modules import LayerNorm, LayerNormGradients
 from fastln.norms import layer_norm, layer_norm_forward
 
