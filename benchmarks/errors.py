@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastln import _reference as reference
+
 from .cells import EPS, FORWARD, Arrays
 
 # Elements that a sample has, about: what takes some hundredths of a second in long double.
@@ -74,41 +76,33 @@ def _sample(size: int, of: int) -> np.ndarray:
     return np.unique(np.linspace(0, of - 1, max(1, min(size, of))).astype(np.intp))
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x_hat, its row's mean and rstd in the wider dtype. Nothing cancels: see tests/reference.py."""
-    wide = x.astype(WIDER[x.dtype])
-    high = wide.mean(axis=-1, keepdims=True).astype(x.dtype).astype(wide.dtype)
-    residual = wide - high
-    low = residual.mean(axis=-1, keepdims=True)
-    residual -= low
-    rstd = 1 / np.sqrt(np.square(residual).mean(axis=-1, keepdims=True) + wide.dtype.type(EPS))
-    return residual * rstd, high + low, rstd
+def _normalize(x: np.ndarray) -> reference.Normalized:
+    return reference.normalize(x, EPS, WIDER[x.dtype])
 
 
 def _forward(arrays: Arrays) -> tuple[Judged, ...]:
     rows = _sample(SAMPLED_ELEMENTS // arrays.x.shape[1], len(arrays.x))
-    x_hat, _, _ = _moments(arrays.x[rows])
-    weight, bias = arrays.weight.astype(x_hat.dtype), arrays.bias.astype(x_hat.dtype)
-    size = np.abs(x_hat).max(axis=-1, keepdims=True) * np.abs(weight) + np.abs(bias)
-    return (Judged("y", arrays.x.shape, rows, x_hat * weight + bias, np.finfo(arrays.x.dtype).eps * size),)
+    x_hat = _normalize(arrays.x[rows]).x_hat
+    size = reference.output_size(x_hat, arrays.weight, arrays.bias)
+    y = reference.scale_and_shift(x_hat, arrays.weight, arrays.bias)
+    return (Judged("y", arrays.x.shape, rows, y, np.finfo(arrays.x.dtype).eps * size),)
 
 
 def _backward(arrays: Arrays) -> tuple[Judged, ...]:
     x, dy = arrays.x, arrays.dy
     eps = np.finfo(x.dtype).eps
     rows = _sample(SAMPLED_ELEMENTS // x.shape[1], len(x))
-    x_hat, _, rstd = _moments(x[rows])
-    g = dy[rows].astype(x_hat.dtype) * arrays.weight
-    mean_g, mean_g_x_hat = g.mean(axis=-1, keepdims=True), (g * x_hat).mean(axis=-1, keepdims=True)
-    dx = rstd * (g - mean_g - x_hat * mean_g_x_hat)
-    dx_unit = eps * rstd * (np.abs(g) + np.abs(mean_g) + np.abs(x_hat * mean_g_x_hat)).max(axis=-1, keepdims=True)
+    normalized = _normalize(x[rows])
+    dx = reference.gradients(dy[rows], normalized, arrays.weight).dx
+    dx_size = reference.gradient_sizes(dy[rows], normalized, arrays.weight).dx
     columns = _sample(SAMPLED_ELEMENTS // len(x), x.shape[1])
-    dy_columns = dy[:, columns].astype(x_hat.dtype)
-    terms = dy_columns * _x_hat_of_columns(x, columns)
+    of_columns = dy[:, columns], _x_hat_of_columns(x, columns)
+    dweight, dbias = reference.parameter_gradients(*of_columns)
+    sizes = reference.parameter_gradients(*map(np.abs, of_columns))
     return (
-        Judged("dx", x.shape, rows, dx, dx_unit),
-        Judged("dweight", x.shape[1:], columns, terms.sum(axis=0), eps * np.abs(terms).sum(axis=0).max()),
-        Judged("dbias", x.shape[1:], columns, dy_columns.sum(axis=0), eps * np.abs(dy_columns).sum(axis=0).max()),
+        Judged("dx", x.shape, rows, dx, eps * dx_size),
+        Judged("dweight", x.shape[1:], columns, dweight, eps * sizes[0].max()),
+        Judged("dbias", x.shape[1:], columns, dbias, eps * sizes[1].max()),
     )
 
 
@@ -118,5 +112,5 @@ def _x_hat_of_columns(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
     step = max(1, SAMPLED_ELEMENTS // x.shape[1])
     for first in range(0, len(x), step):
         rows = slice(first, first + step)
-        found[rows] = _moments(x[rows])[0][:, columns]
+        found[rows] = _normalize(x[rows]).x_hat[:, columns]
     return found
