@@ -62,9 +62,9 @@ def spell_shape(rng: Rng, block: tuple[int, ...]) -> Any:
 # Wrong arguments
 
 
-def wrong_arrays(a: Array, required: bool, is_x: bool) -> list[Any]:
+def wrong_arrays(rng: Rng, a: Array, required: bool, is_x: bool) -> list[Any]:
     """What cannot stand for an array of floats of this shape."""
-    wrong: list[Any] = [np.zeros(a.shape, dtype) for dtype in OTHER_DTYPES]
+    wrong: list[Any] = [np.zeros(a.shape, pick(rng, OTHER_DTYPES)) for _ in range(3)]
     wrong += [np.ma.masked_array(np.zeros(a.shape, "f4")), "word", object(), {}, True, 3, [[1.0], [1.0, 2.0]]]
     wrong += [np.zeros((), "f4"), 1.0]
     if required:
@@ -75,12 +75,12 @@ def wrong_arrays(a: Array, required: bool, is_x: bool) -> list[Any]:
     return wrong
 
 
-def wrong_outs(x: Array) -> list[Any]:
+def wrong_outs(rng: Rng, x: Array) -> list[Any]:
     """What cannot take the result for x."""
     native = x.dtype.newbyteorder("=")
     frozen = np.zeros(x.shape, native)
     frozen.flags.writeable = False
-    wrong: list[Any] = [np.zeros(x.shape, dtype) for dtype in OTHER_DTYPES]
+    wrong: list[Any] = [np.zeros(x.shape, pick(rng, OTHER_DTYPES)), frozen]
     wrong += [np.zeros(x.shape, FLOATS[native == FLOATS[0]]), np.ma.masked_array(np.zeros(x.shape, native)), frozen]
     wrong += ["word", [[0.0]], True, WithArray(np.zeros(x.shape, native)), np.zeros((*x.shape, 1), native)]
     wrong.append(np.zeros(tuple(size + 1 for size in x.shape), native))
@@ -117,9 +117,9 @@ def spoil_call(rng: Rng, operation: Operation, arguments: dict[str, Any], views:
     if name in operation.arrays:
         view = views.get(name)
         like = view if view is not None else np.zeros(views["x"].shape[-1:])
-        wrong = wrong_arrays(like, name not in operation.optional, name == "x")
+        wrong = wrong_arrays(rng, like, name not in operation.optional, name == "x")
     elif name == "out":
-        wrong = wrong_outs(views["x"])
+        wrong = wrong_outs(rng, views["x"])
     else:
         wrong = WRONG[name]
     arguments[name] = pick(rng, wrong)
@@ -191,7 +191,7 @@ def make_case(seed: int, number: int) -> Case:
         stream_bytes=pick(rng, (0, 0, 1000, None)),
         callers=3 if not with_out and chance(rng, 0.05) else 1,
     )
-    if chance(rng, 0.1):
+    if chance(rng, 0.2):
         case.wrong = spoil_call(rng, operation, arguments, places.views)
     return case
 
