@@ -5,6 +5,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import chain
 
 import numpy
 from Cython.Build import cythonize
@@ -56,7 +57,8 @@ def side_by_side(compile_sources, pool: ThreadPoolExecutor):
     """
 
     def compile_all(sources, **options):
-        return [name for names in pool.map(lambda source: compile_sources([source], **options), sources) for name in names]
+        objects = pool.map(lambda source: compile_sources([source], **options), sources)
+        return list(chain.from_iterable(objects))
 
     return compile_all
 
