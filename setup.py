@@ -35,6 +35,11 @@ if SANITIZERS:
 OPENMP_FLAG = "-fopenmp"
 
 
+def find(pattern: str) -> list[str]:
+    """The files of a kind, in an order that is always the same."""
+    return sorted(glob(pattern, recursive=True))
+
+
 def compiles(compiler, flag: str) -> bool:
     """Whether the compiler builds and links a small program with the flag."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,20 +96,20 @@ class Build(build_ext):
 def extension(source: str) -> Extension:
     """One module of the package. The kernels are linked into that of the ISAs; the others reach them by cimport."""
     name = source.removesuffix(".pyx").replace("/", ".")
-    kernels = sorted(glob("src/*.cpp")) if name.endswith(".isa") else []
+    kernels = find("src/*.cpp") if name.endswith(".isa") else []
     return Extension(
         name,
         [source, *kernels],
         include_dirs=["src", "fastln/_core", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        depends=sorted(glob("src/**/*.h", recursive=True) + glob("fastln/**/*.pxd", recursive=True)),
+        depends=find("src/**/*.h") + find("fastln/**/*.h") + find("fastln/**/*.pxd"),
         language="c++",
     )
 
 
 setup(
     ext_modules=cythonize(
-        [extension(source) for source in sorted(glob("fastln/**/*.pyx", recursive=True))],
+        [extension(source) for source in find("fastln/**/*.pyx")],
         build_dir="build",
         compiler_directives={
             "language_level": "3",

@@ -42,7 +42,7 @@ def find_stale_build(root, package):
         return "fastln is not built: run python setup.py build_ext --inplace"
     newest = max(built.values(), key=lambda path: path.stat().st_mtime)
     sources = [path for path in (root / "src").rglob("*") if path.is_file()]
-    sources += [*package.rglob("*.pyx"), *package.rglob("*.pxd"), root / "setup.py"]
+    sources += [*package.rglob("*.pyx"), *package.rglob("*.pxd"), *package.rglob("*.h"), root / "setup.py"]
     for source in sources:
         # A .pyx is rebuilt alone; what the modules share is in all of them, or at least in the newest.
         module = built.get(source.stem, newest) if source.suffix == ".pyx" else newest
