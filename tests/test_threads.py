@@ -14,7 +14,6 @@ from helpers import assert_same_bits, output_of
 from reference import BACKWARD_REGIMES, make_mixed_rows, make_parameters, make_rows
 
 import fastln
-from fastln._core import effort
 from fastln._core.waking import Waking
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -147,7 +146,6 @@ TEAM = r"""
 import os, sys
 import numpy as np
 import fastln
-from fastln._core import effort
 from fastln._core.waking import Waking
 
 effort.set_min_parallel_bytes(0)
@@ -445,7 +443,6 @@ def test_other_users_of_openmp_keep_their_number_of_threads(openmp):
 import ctypes
 import numpy as np
 import fastln
-from fastln._core import effort
 from fastln._core.waking import Waking
 
 effort.set_min_parallel_bytes(0)
@@ -489,7 +486,6 @@ FORK = r"""
 import os, signal, sys, time, warnings
 import numpy as np
 import fastln
-from fastln._core import effort
 from fastln._core.waking import Waking
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
@@ -550,7 +546,6 @@ def test_multiprocessing_with_fork_works():
 import multiprocessing, warnings
 import numpy as np
 import fastln
-from fastln._core import effort
 from fastln._core.waking import Waking
 
 warnings.simplefilter("ignore", DeprecationWarning)
