@@ -96,13 +96,14 @@ class Build(build_ext):
 def extension(source: str) -> Extension:
     """One module of the package. The kernels are linked into that of the ISAs; the others reach them by cimport."""
     name = source.removesuffix(".pyx").replace("/", ".")
-    kernels = find("src/*.cpp") if name.endswith(".isa") else []
+    has_kernels = name.endswith(".isa")
     return Extension(
         name,
-        [source, *kernels],
+        [source, *(find("src/*.cpp") if has_kernels else [])],
         include_dirs=["src", "fastln/_core", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        depends=find("src/**/*.h") + find("fastln/**/*.h") + find("fastln/**/*.pxd"),
+        # Of .pxd files, Cython knows which are used.
+        depends=find("src/**/*.h") if has_kernels else ["src/fastln.h", *find("fastln/**/*.h")],
         language="c++",
     )
 
