@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import DTYPES, EDGE_COLS
-from reference import (
+from internals import build_info
+from regimes import (
     COMBINATIONS,
+    DTYPES,
+    EDGE_COLS,
     GRADIENT_REGIMES,
     REGIMES,
     find_regime,
@@ -23,7 +25,6 @@ from reference import (
 )
 
 import fastln
-from fastln._core.isa import build_info
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src"

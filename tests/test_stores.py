@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import internals as stores
 import pytest
-from helpers import assert_same_bits
-
-import fastln
-from fastln._core import stores
+from helpers import assert_all_same_bits
+from operations import Kind
 
 LARGE = 1 << 26
 FORWARD, BACKWARD = range(2)
@@ -111,25 +109,17 @@ def test_what_a_call_took_is_not_said_of_the_shape_that_has_its_place():
     assert stores.calls_of(*SHAPE) == 0
 
 
-@pytest.mark.parametrize("operation", [FORWARD, BACKWARD], ids=["forward", "backward"])
+@pytest.mark.once_per_kernel
 def test_large_calls_are_tried_and_their_bits_are_the_same(operation, dtype):
     rows, cols = stores.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
-    x, dy = np.random.default_rng(0).standard_normal((2, rows, cols)).astype(dtype)
-    _, mean, rstd = fastln.layer_norm_forward(x, num_threads=1)
+    arguments = operation.make("mean 10", rows, cols, dtype)
+    large = sum(kind is Kind.ROWS for kind in (*operation.arguments.values(), *operation.results.values()))
+    shape = (BACKWARD if operation.saved_by else FORWARD, 1, rows, cols, large * arguments["x"].nbytes)
+    with stores.stream_bytes(1 << 56):
+        expected = operation(**arguments, num_threads=1)
     stores.forget()
-
-    def results(out=None):
-        if operation == FORWARD:
-            return (fastln.layer_norm(x, out=out, num_threads=1),)
-        return fastln.layer_norm_backward(dy, x, mean, rstd, out=out, num_threads=1)
-
-    before = stores.set_stream_bytes(1 << 56)
-    expected = results()
-    stores.set_stream_bytes(before)
-    shape = (operation, 1, rows, cols, (2 + operation) * x.nbytes)
     for call in range(1, 7):
-        for found, one in zip(results(), expected, strict=True):
-            assert_same_bits(found, one)
+        assert_all_same_bits(operation(**arguments, num_threads=1), expected)
         assert stores.calls_of(*shape) == call
-    results(out=x)  # in place there is nothing to try
+    operation.in_the_place_of("x", arguments, num_threads=1)  # in place there is nothing to try
     assert stores.calls_of(*shape) == 6
