@@ -52,11 +52,11 @@ def test_any_number_of_short_rows_gives_the_same_bits(operation, absent, ordinar
                 data["x"][26] *= dtype.type(1e30 if dtype == np.float32 else 1e200)
         arguments = operation.complete(data) | dict.fromkeys(absent)
         alone = operation.alone(arguments)
-        for rows, start in itertools.product(range(1, 41), (0, 1)):
-            part = slice(start, start + rows)
-            turn = (first_turn + i + rows + 2 * start) % len(ways)  # the ways take turns at each number of rows
-            found = operation.only_by_row(ways[turn](operation.rows_of(arguments, part)))
-            assert_all_same_bits(found, operation.rows_of(alone, part), f"rows={rows}, D={cols}, way {turn}")
+        for rows in range(1, 41):
+            start, way = divmod(first_turn + i + rows, len(ways))  # these take turns at each width and number of rows
+            part = slice(start % 2, start % 2 + rows)
+            found = operation.only_by_row(ways[way](operation.rows_of(arguments, part)))
+            assert_all_same_bits(found, operation.rows_of(alone, part), f"rows={rows}, D={cols}, way {way}")
 
 
 def ways_through(operation):
@@ -72,6 +72,7 @@ def ways_through(operation):
     return [way(copy, name) for copy in (np.copy, in_wider_rows) for name in (None, *operation.in_place)]
 
 
+@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("rows", BATCHES)
 def test_any_number_of_threads_gives_the_same_bits(operation, rows, dtype, isa, always_parallel):
     absences = itertools.islice(itertools.cycle(operation.absences), rows % 4, None)  # take turns
@@ -83,6 +84,7 @@ def test_any_number_of_threads_gives_the_same_bits(operation, rows, dtype, isa, 
             assert_all_same_bits(found, expected, f"D={cols}, threads={threads}, without {absent}")
 
 
+@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("shape", SHORT + LONG, ids=str)
 def test_long_and_short_rows_give_the_same_bits_on_any_number_of_threads(operation, shape, dtype, isa, always_parallel):
     arguments = operation.make(MIXED, *shape, dtype)
@@ -218,13 +220,15 @@ def test_what_is_masked_off_does_not_change_the_rest(operation, absent, mask, dt
                 assert_all_same_bits(operation.in_the_place_of(name, given, **options), expected)
 
 
-def test_operations_of_one_kernel_give_the_same_bits(operation, absent, dtype, isa):
+def test_operations_of_one_kernel_give_the_same_bits(operation, absent, dtype, isa, always_parallel):
     if operation.kernel is None:
         pytest.skip("has a kernel of its own")
-    for cols in EDGE_COLS:
-        arguments = operation.make(MIXED, 38, cols, dtype, absent)
-        found, expected = operation(**arguments), OPERATIONS[operation.kernel](**arguments)
-        assert_all_same_bits(found, {name: expected[name] for name in found}, f"D={cols}")
+    for rows, cols in ((1, 65553), *((38, cols) for cols in EDGE_COLS)):
+        arguments = operation.make(MIXED, rows, cols, dtype, absent)
+        expected = OPERATIONS[operation.kernel](**arguments, num_threads=1)
+        for threads in (1, 2, 3, 7):
+            found = operation(**arguments, num_threads=threads)
+            assert_all_same_bits(found, {name: expected[name] for name in found}, f"D={cols}, threads={threads}")
 
 
 @pytest.mark.once_per_kernel

@@ -52,8 +52,8 @@ def check(operation, arguments, at_end, gap, stream):
 
 
 # Rows, the gap between them, and widths: 16 and 8 rows at a time, blocks of rows; then those that go past the cache.
-cases = [("mean 10", rows, gap, range(1, 131)) for rows, gap in ((1, 0), (2, 0), (5, 0), (8, 0), (3, 7))]
-cases += [("mean 10", rows, gap, range(1, 67)) for rows, gap in ((17, 0), (19, 7), (33, 0))]
+cases = [("mean 10", rows, gap, range(1, 131)) for rows, gap in ((1, 0), (2, 0), (5, 0), (8, 0), (33, 0), (3, 7))]
+cases += [("mean 10", rows, gap, range(1, 67)) for rows, gap in ((17, 0), (19, 7))]
 cases += [("huge", 2, 0, range(1, 131))] if "huge" in kernel.regimes else []
 streamed = [("mean 10", rows, 0, (256, 257, 272, 768, 1040)) for rows in (1, 2, 9, 17)]
 for stream, (label, rows, gap, widths) in itertools.chain(
@@ -62,6 +62,8 @@ for stream, (label, rows, gap, widths) in itertools.chain(
     for cols in widths:
         arguments = kernel.make(label, rows, cols, dtype)
         for operation, absent, at_end in itertools.product(operations, kernel.absences, (True, False)):
+            if operation is not kernel and rows != 5:  # the same loops: some of them are enough
+                continue
             where = f"{operation} {label} rows={rows} gap={gap} D={cols} without {absent}, stream {stream}"
             print(where, "end" if at_end else "start", flush=True)
             check(operation, arguments | dict.fromkeys(absent), at_end, gap, stream)

@@ -160,7 +160,7 @@ def team(call):
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def openmp():
     """Skip where the package was built to run serially."""
     code = TEAM + "team(lambda: fastln.layer_norm(x, num_threads=2))"
