@@ -34,7 +34,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	ruff check $(PYTHON_FILES)
 	ruff format --check $(PYTHON_FILES)
 	cython-lint fastln
-	find src tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
+	find src fastln tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
 	mypy
 	stubtest fastln --allowlist tools/stubtest_allowlist.txt
 

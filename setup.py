@@ -78,7 +78,7 @@ def extension(source: str) -> Extension:
     return Extension(
         name,
         [source, *kernels],
-        include_dirs=["src", numpy.get_include()],
+        include_dirs=["src", "fastln/_core", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         depends=sorted(glob("src/**/*.h", recursive=True) + glob("fastln/**/*.pxd", recursive=True)),
         language="c++",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastln._core.arguments import as_eps, as_floats, as_sizes
 from fastln.gradients import layer_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward
 
@@ -86,9 +86,8 @@ class LayerNorm:
         self.normalized_shape = _as_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
+        as_eps(eps)
         dtype = _as_float_dtype(dtype)
-        # One row through the function itself: it knows what an eps may be.
-        layer_norm(np.zeros(self.normalized_shape, dtype), self.normalized_shape, eps=eps)
         affine = self.elementwise_affine
         self.weight = self._initial("weight_init", weight_init, dtype) if affine else None
         self.bias = self._initial("bias_init", bias_init, dtype) if affine and bias else None
@@ -107,8 +106,9 @@ class LayerNorm:
 
     def forward(self, x: ArrayLike) -> tuple[Array, LayerNormSaved]:
         """Normalize x and return with y what `backward` needs. Do not write to x in between."""
-        y, mean, rstd = layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return y, LayerNormSaved(np.asarray(x), mean, rstd)
+        rows = x if type(x) is np.ndarray else as_floats("x", x)
+        y, mean, rstd = layer_norm_forward(rows, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y, LayerNormSaved(np.asarray(rows), mean, rstd)
 
     def backward(self, dy: ArrayLike, saved: LayerNormSaved) -> LayerNormGradients:
         """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`."""
@@ -184,11 +184,9 @@ def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
-    sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
-    try:
-        shape = tuple(operator.index(size) for size in sizes)
-    except TypeError:
-        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {normalized_shape!r}") from None
+    shape = as_sizes(normalized_shape)
+    if shape is None:
+        raise TypeError("normalized_shape must be an int or a tuple of ints, got None")
     if not shape or min(shape) < 1:
         raise ValueError(f"normalized_shape must have sizes of at least 1, got {normalized_shape!r}")
     return shape

@@ -1,62 +1,43 @@
-"""Layer normalization: arguments to rows of memory, rows to threads."""
+"""Layer normalization: what the arguments mean."""
 
-import numpy as np
-cimport cython
 cimport numpy as cnp
-from cython.parallel cimport prange
-from libc.stdlib cimport free, malloc
 
 from fastln._core.arguments cimport (
-    Rows,
     as_eps,
     as_floats,
+    as_out,
     as_parameter,
+    as_sizes,
+    check_matrix,
     check_out,
+    check_parameter,
+    copy_into,
+    refuse_changes,
+    rows_at,
+    usable_result,
+    usable_rows,
+    usable_small,
+)
+from fastln._core.calls cimport Forward, choose_forward
+from fastln._core.drive cimport run_forward
+from fastln._core.effort cimport FORWARD, limit_for
+from fastln._core.isa cimport FLN_LAYER_NORM
+from fastln._core.threads cimport asked_threads
+from fastln._core.usual cimport (
+    Matrix,
     data_of,
-    find_rows,
-    has_shape,
-    is_plain,
-    is_plain_eps,
-    is_plain_out,
-    may_share_rows,
+    empty_rows,
+    empty_stats,
+    is_apart,
+    is_apart_or_same,
+    matrix_of,
     nbytes_of,
-    ndim_of,
-    normalized_ndim,
-    plain_normalized_ndim,
-    ranges_overlap,
-    shape_of,
-    type_of,
-    with_rows,
+    parameter_of,
+    result_of,
+    usual_eps,
 )
-from fastln._core.effort cimport Turn, end_turn, min_parallel_bytes, now, threads_for
-from fastln._core.isa cimport (
-    FLN_FORWARD_SEGMENT_COLS,
-    FLN_FORWARD_SUMS,
-    active,
-    fln_kernels,
-    fln_layer_norm_forward,
-    fln_layer_norm_forward_args,
-    fln_layer_norm_forward_columns,
-    fln_layer_norm_forward_sums,
-)
-from fastln._core.stores cimport FORWARD, Shape, goes_past, is_tried, stream_bytes, tell
-from fastln._core.threads cimport check_num_threads
 
 cnp.import_array()
-
-# Releasing and taking back the GIL costs about 0.1 us; layer norm of this many bytes, read and written, takes 1 us.
-cdef Py_ssize_t KEEP_GIL_BYTES = 32 * 1024
-
-
-# A checked call: everything that the kernel needs but y, mean and rstd.
-cdef struct Plan:
-    fln_layer_norm_forward_args args
-    fln_layer_norm_forward kernel
-    fln_layer_norm_forward_sums sums
-    fln_layer_norm_forward_columns columns
-    Py_ssize_t rows
-    Py_ssize_t size  # bytes read and written
-    int ndim  # normalized dimensions
 
 
 def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None, num_threads=None):
@@ -104,15 +85,15 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
-    cdef Plan plan
-    check_num_threads(num_threads)
-    if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
-        return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, False)
+    cdef Forward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
+    if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
+        return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, False)
     if out is None:
-        out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
-    plan.args.y = data_of(out)
-    plan.args.mean = plan.args.rstd = NULL
-    run(&plan, num_threads)
+        out = fresh_result(&call, &m)
+    call.args.mean = call.args.rstd = NULL
+    run_forward(&call, limit)
     return out
 
 
@@ -142,246 +123,93 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
-    cdef Plan plan
-    check_num_threads(num_threads)
-    if not plan_plain(&plan, x, normalized_shape, weight, bias, eps, out):
-        return convert_and_run(x, normalized_shape, weight, bias, eps, out, num_threads, True)
+    cdef Forward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
+    if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
+        return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, True)
     if out is None:
-        out = cnp.PyArray_EMPTY(ndim_of(x), shape_of(x), type_of(x), 0)
-    mean, rstd = empty_stats(x, plan.ndim), empty_stats(x, plan.ndim)
-    plan.args.y = data_of(out)
-    plan.args.mean = data_of(mean)
-    plan.args.rstd = data_of(rstd)
-    run(&plan, num_threads)
+        out = fresh_result(&call, &m)
+    mean, rstd = empty_stats(&m), empty_stats(&m)
+    call.args.mean, call.args.rstd = data_of(mean), data_of(rstd)
+    run_forward(&call, limit)
     return out, mean, rstd
 
 
-cdef bint plan_plain(
-    Plan* plan, object x, object normalized_shape, object weight, object bias, object eps, object out
+cdef bint usual_layer_norm(
+    Forward* call, Matrix* m, object x, object normalized_shape, object weight, object bias, object eps, object out
 ) noexcept:
-    """Fills in the plan of a usual call. False: the call is unusual, or wrong."""
-    cdef int ndim, lead, i, type_num
-    cdef const cnp.npy_intp* shape
-    cdef Py_ssize_t cols = 1, rows = 1
-    if not cnp.PyArray_CheckExact(x):
+    """Fills in a usual call, but for a result that is not there yet. False: the call is unusual, or wrong."""
+    if not (
+        matrix_of(m, x, normalized_shape)
+        and parameter_of(m, weight, &call.args.weight)
+        and parameter_of(m, bias, &call.args.bias)
+        and usual_eps(eps, &call.args.eps)
+        and result_of(m, out, &call.args.y)
+        and is_apart_or_same(out, x) and is_apart(out, weight) and is_apart(out, bias)
+    ):
         return False
-    type_num = type_of(x)
-    if type_num != cnp.NPY_FLOAT32 and type_num != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x):
-        return False
-
-    ndim = plain_normalized_ndim(x, normalized_shape)
-    if ndim == 0:
-        return False
-    lead = ndim_of(x) - ndim
-    for i in range(lead):
-        rows *= shape_of(x)[i]
-    shape = shape_of(x) + lead
-    for i in range(ndim):
-        cols *= shape[i]
-
-    if not is_plain_eps(eps, &plan.args.eps) or cols == 0:
-        return False
-    if weight is not None and not (is_plain(weight, type_num) and has_shape(weight, ndim, shape)):
-        return False
-    if bias is not None and not (is_plain(bias, type_num) and has_shape(bias, ndim, shape)):
-        return False
-    if out is not None:
-        if not is_plain_out(out, type_num, lead + ndim, shape_of(x)):
-            return False
-        if ranges_overlap(out, x) and data_of(out) != data_of(x):
-            return False
-        if weight is not None and ranges_overlap(out, weight) or bias is not None and ranges_overlap(out, bias):
-            return False
-
-    plan.args.x = data_of(x)
-    plan.args.weight = NULL if weight is None else data_of(weight)
-    plan.args.bias = NULL if bias is None else data_of(bias)
-    plan.args.x_stride = plan.args.y_stride = plan.args.cols = cols
-    choose_kernels(plan, type_num)
-    plan.rows = rows
-    plan.size = 2 * nbytes_of(x)
-    plan.ndim = ndim
+    call.args.x = data_of(x)
+    call.args.x_stride = call.args.y_stride = m.cols
+    fill_in(call, m, x)
     return True
 
 
-cdef void choose_kernels(Plan* plan, int type_num) noexcept:
-    cdef const fln_kernels* kernels = active
-    if type_num == cnp.NPY_FLOAT32:
-        plan.kernel = kernels.layer_norm_forward_f32
-        plan.sums, plan.columns = kernels.layer_norm_forward_sums_f32, kernels.layer_norm_forward_columns_f32
-    else:
-        plan.kernel = kernels.layer_norm_forward_f64
-        plan.sums, plan.columns = kernels.layer_norm_forward_sums_f64, kernels.layer_norm_forward_columns_f64
+cdef inline void fill_in(Forward* call, const Matrix* m, object x) noexcept:
+    """What follows from the matrix."""
+    call.args.cols = m.cols
+    call.rows = m.rows
+    call.bytes = FORWARD.arrays * nbytes_of(x)
+    call.is_fresh = False
+    choose_forward(call, m.element, FLN_LAYER_NORM)
 
 
-cdef object empty_stats(object x, int ndim):
-    cdef cnp.npy_intp shape[64]  # NumPy's largest number of dimensions
-    cdef int lead = ndim_of(x) - ndim
-    cdef int i
-    for i in range(lead + ndim):
-        shape[i] = shape_of(x)[i] if i < lead else 1
-    return cnp.PyArray_EMPTY(lead + ndim, shape, type_of(x), 0)
+cdef object fresh_result(Forward* call, const Matrix* m):
+    y = empty_rows(m)
+    call.args.y = data_of(y)
+    call.is_fresh = True
+    return y
 
 
-cdef int run(Plan* plan, object num_threads) except -1:
-    """The kernel over all rows: here, or on several threads."""
-    cdef Py_ssize_t segments
-    cdef Turn turn
-    cdef Shape shape
-    cdef double began = 0
-    cdef bint is_timed
-    cdef Py_ssize_t cols = plan.args.cols
-    # In place, what is written is in the cache already; and only arrays in one piece can go past it.
-    cdef bint may_stream = plan.args.y != plan.args.x and plan.args.x_stride == cols and plan.args.y_stride == cols
-    if plan.size < KEEP_GIL_BYTES and plan.size < min_parallel_bytes:
-        plan.args.stream = may_stream and plan.size >= stream_bytes
-        plan.kernel(&plan.args, 0, plan.rows)
-        return 0
-    segments = (cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
-    threads_for(max(plan.rows, segments), plan.size, num_threads, &turn)
-    shape = Shape(FORWARD, turn.count, plan.rows, cols, plan.size)
-    is_timed = may_stream and is_tried(&shape)
-    plan.args.stream = may_stream and goes_past(&shape, stream_bytes)
-    if turn.count > 1:
-        began = turn.began
-        share(plan, segments, &turn)
-    else:
-        with nogil:
-            if is_timed:
-                began = now()
-            plan.kernel(&plan.args, 0, plan.rows)
-            if is_timed or turn.limit > 1:
-                turn.ended = now()
-    if is_timed:
-        tell(&shape, plan.args.stream, turn.ended - began)
-    return end_turn(&turn)
-
-
-@cython.cdivision(True)
-cdef int share(const Plan* plan, Py_ssize_t segments, Turn* turn) except -1:
-    """One block of whole rows to each thread; long rows left over are shared by all where that leaves fewer idle."""
-    cdef int count = turn.count, i
-    cdef Py_ssize_t left_over = plan.rows % count
-    cdef Py_ssize_t rows, block, row
-    cdef double* sums = NULL
-    cdef double busy = 0
-    # A row that is shared takes as long as the largest share of its segments; whole rows, in the worst block, one row.
-    if left_over * ((segments + count - 1) // count) >= segments:
-        left_over = 0
-    rows = plan.rows - left_over
-    block = (rows + count - 1) // count
-    if left_over > 0:
-        sums = <double*> malloc(segments * FLN_FORWARD_SUMS * sizeof(double))
-        if sums == NULL:
-            raise MemoryError
-    with nogil:
-        if rows > 0:
-            for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-                busy += run_block(plan, min(i * block, rows), min(i * block + block, rows))
-        for row in range(rows, plan.rows):
-            busy += share_row(plan, row, segments, sums, count)
-        turn.busy, turn.ended = busy, now()
-        turn.parts = plan.rows if left_over == 0 else plan.rows * segments
-        free(sums)
-    return 0
-
-
-cdef double run_block(const Plan* plan, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Some rows. Returns the seconds that it took, as do the others that are done on a thread of several."""
-    cdef double began = now()
-    plan.kernel(&plan.args, first, last)
-    return now() - began
-
-
-cdef double share_row(
-    const Plan* plan, Py_ssize_t row, Py_ssize_t segments, double* sums, int count
-) noexcept nogil:
-    """Each thread sums some segments of the row, and when all of them are there, normalizes the same ones.
-
-    The team is as large as for whole rows, even if some get nothing: OpenMP would end threads that a smaller one leaves
-    out, and start them anew for the next call.
-    """
-    cdef double busy = 0
-    cdef int i
-    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        busy += sum_segments(plan, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums)
-    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
-        busy += write_segments(
-            plan, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums
-        )
-    return busy
-
-
-cdef double sum_segments(
-    const Plan* plan, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, double* sums
-) noexcept nogil:
-    cdef double began = now()
-    cdef Py_ssize_t segment
-    for segment in range(first, last):
-        plan.sums(&plan.args, row, segment, sums + segment * FLN_FORWARD_SUMS)
-    return now() - began
-
-
-cdef double write_segments(
-    const Plan* plan, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last, const double* sums
-) noexcept nogil:
-    cdef double began = now()
-    first *= FLN_FORWARD_SEGMENT_COLS
-    last = min(last * FLN_FORWARD_SEGMENT_COLS, plan.args.cols)
-    if first < last:
-        plan.columns(&plan.args, row, sums, first, last)
-    return now() - began
-
-
-@cython.cdivision(True)
-cdef Py_ssize_t first_segment(int i, Py_ssize_t segments, int count) noexcept nogil:
-    """Of those that thread i takes of a shared row; of the thread after the last one, their number."""
-    return i * segments // count
-
-
-cdef object convert_and_run(
-    object x, object normalized_shape, object weight, object bias, object eps, object out, object num_threads,
-    bint stats
+cdef object other_layer_norm(
+    object x, object normalized_shape, object weight, object bias, object eps, object out, int asked, bint stats
 ):
-    """A call that plan_plain does not take: explains what is wrong with it, or converts what needs converting."""
-    cdef Plan plan
-    cdef Rows x_rows, y_rows
+    """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
+    cdef Forward call
+    cdef Matrix m
+    cdef int limit
+    # These may run anybody's code.
     x = as_floats("x", x)
-    cdef int ndim = normalized_ndim(x, normalized_shape)
-    weight = as_parameter("weight", weight, x, ndim)
-    bias = as_parameter("bias", bias, x, ndim)
-    plan.args.eps = as_eps(eps)
-    if out is None:
-        out = np.empty(x.shape, x.dtype.newbyteorder("="))
-    else:
-        check_out(out, x)
+    weight = as_parameter("weight", weight, x)
+    bias = as_parameter("bias", bias, x)
+    call.args.eps = as_eps(eps)
+    sizes = as_sizes(normalized_shape)
+    out = as_out(out)
 
-    x = with_rows(x, ndim)
-    y = out if find_rows(out, ndim, &y_rows) else np.empty_like(x, order="C", subok=False)
-    find_rows(x, ndim, &x_rows)
-    find_rows(y, ndim, &y_rows)
-    if may_share_rows(x, y, ndim) and not (x_rows.data == y_rows.data and x_rows.stride == y_rows.stride):
-        x = x.copy(order="C")
-        find_rows(x, ndim, &x_rows)
-    if weight is not None and np.may_share_memory(weight, y):
-        weight = weight.copy()
-    if bias is not None and np.may_share_memory(bias, y):
-        bias = bias.copy()
-    mean, rstd = (empty_stats(x, ndim), empty_stats(x, ndim)) if stats else (None, None)
+    check_matrix(&m, x, sizes)
+    check_parameter("weight", weight, &m)
+    check_parameter("bias", bias, &m)
+    check_out(out, &m)
 
-    plan.args.x = x_rows.data
-    plan.args.y = y_rows.data
-    plan.args.x_stride = x_rows.stride
-    plan.args.y_stride = y_rows.stride
-    plan.args.cols = x_rows.cols
-    plan.args.weight = NULL if weight is None else data_of(weight)
-    plan.args.bias = NULL if bias is None else data_of(bias)
-    plan.args.mean = NULL if mean is None else data_of(mean)
-    plan.args.rstd = NULL if rstd is None else data_of(rstd)
-    choose_kernels(&plan, type_of(x))
-    plan.rows = x_rows.rows
-    plan.size = 2 * x.nbytes
-    run(&plan, num_threads)
-    if y is not out:
-        out[...] = y
-    return (out, mean, rstd) if stats else out
+    y = usable_result(out, &m)
+    x = usable_rows(x, &m, y)
+    weight, bias = usable_small(weight, &m, y), usable_small(bias, &m, y)
+    mean, rstd = (empty_stats(&m), empty_stats(&m)) if stats else (None, None)
+    limit = limit_for(&FORWARD, y, asked)
+
+    if not (
+        rows_at(&m, x, &call.args.x, &call.args.x_stride)
+        and rows_at(&m, y, <const void**> &call.args.y, &call.args.y_stride)
+        and parameter_of(&m, weight, &call.args.weight)
+        and parameter_of(&m, bias, &call.args.bias)
+    ):
+        refuse_changes()
+    call.args.mean = data_of(mean) if stats else NULL
+    call.args.rstd = data_of(rstd) if stats else NULL
+    fill_in(&call, &m, x)
+    call.is_fresh = y is not out
+    run_forward(&call, limit)
+    if out is not None and y is not out:
+        copy_into(out, y)
+        y = out
+    return (y, mean, rstd) if stats else y

@@ -1,6 +1,6 @@
-// The C ABI of the kernels: one table of function pointers per instruction set.
+// The C ABI of the kernels: one table per instruction set, indexed by element and norm.
 //
-// A kernel does arithmetic on rows, or on a part of their columns, on the calling thread. It allocates nothing, checks
+// A kernel does arithmetic on rows, or on a range of their columns, on the calling thread. It allocates nothing, checks
 // nothing and keeps no state: the caller has checked every shape, dtype, alignment and overlap.
 #ifndef FASTLN_H
 #define FASTLN_H
@@ -11,10 +11,15 @@
 extern "C" {
 #endif
 
-// One call of layer_norm. x and y are `float` or `double` according to the kernel; so are the others, which may be
-// NULL when absent. Strides count elements from one row to the next and may be zero (x only) or negative.
-// y may be x itself (same address and stride); apart from that nothing overlaps y, mean or rstd.
-typedef struct fln_layer_norm_forward_args {
+// How the numbers of x, y, dy and dx are stored. All other arrays hold numbers of the type that it is computed in.
+typedef enum fln_element { FLN_F32, FLN_F64, FLN_ELEMENTS } fln_element;
+
+// What a row is normalized by.
+typedef enum fln_norm { FLN_LAYER_NORM, FLN_NORMS } fln_norm;
+
+// One call of a norm. What may be NULL is absent. Strides count elements from one row to the next and may be zero (x
+// only) or negative. y may be x itself (same address and stride); apart from that nothing overlaps y, mean or rstd.
+typedef struct fln_forward_args {
   const void* x;       // (rows, cols)
   void* y;             // (rows, cols)
   const void* weight;  // (cols,) or NULL
@@ -25,82 +30,71 @@ typedef struct fln_layer_norm_forward_args {
   ptrdiff_t y_stride;
   ptrdiff_t cols;  // at least 1
   double eps;      // in squared units of x, finite and >= 0
-  int stream;      // whether y should go past the cache (see generic/stream.h)
-} fln_layer_norm_forward_args;
+  int stream;      // whether y should go past the cache (see rows/lines.h)
+} fln_forward_args;
 
-// Normalizes rows first <= row < last.
-typedef void (*fln_layer_norm_forward)(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last);
-
-// A row of more columns than a segment may be shared by several threads. First each segment, the last one perhaps
-// shorter, leaves FLN_FORWARD_SUMS numbers; `sums` is where.
+// A row of more columns than a segment may be shared by several threads; each segment, the last one perhaps shorter,
+// has FLN_FORWARD_SUMS sums.
 #define FLN_FORWARD_SEGMENT_COLS 16384
 #define FLN_FORWARD_SUMS 17
-typedef void (*fln_layer_norm_forward_sums)(const fln_layer_norm_forward_args* args, ptrdiff_t row, ptrdiff_t segment,
-                                            double* sums);
 
-// When the sums of all segments are there, one behind the other: columns first <= col < last of the row. All columns
-// together, some call starting at 0, do what a kernel for whole rows does, to the same bits.
-typedef void (*fln_layer_norm_forward_columns)(const fln_layer_norm_forward_args* args, ptrdiff_t row,
-                                               const double* sums, ptrdiff_t first, ptrdiff_t last);
-
-// Rows whose parts of dweight and dbias are summed in the element type, before more precision takes over; and how many
-// numbers of the element type a row keeps between the two sweeps.
-#define FLN_BACKWARD_BLOCK_ROWS 8
-#define FLN_BACKWARD_TERMS 3
-
-// One call of layer_norm_backward. dx may be dy or x itself (same address and stride); apart from that nothing
-// overlaps what is written.
-typedef struct fln_layer_norm_backward_args {
+// One call of the gradients of a norm. dx may be dy or x itself (same address and stride); apart from that nothing
+// overlaps what is written. Totals and terms are room for the kernels' use, as large as fln_backward_parts says.
+typedef struct fln_backward_args {
   const void* dy;      // (rows, cols)
   const void* x;       // (rows, cols)
   const void* mean;    // (rows,) contiguous
   const void* rstd;    // (rows,) contiguous
   const void* weight;  // (cols,) or NULL
   void* dx;            // (rows, cols) or NULL
+  void* dweight;       // (cols,) or NULL
+  void* dbias;         // (cols,) or NULL
   ptrdiff_t dy_stride;
   ptrdiff_t x_stride;
   ptrdiff_t dx_stride;
-  ptrdiff_t cols;  // at least 1
-  int stream;      // whether dx should go past the cache
-  ptrdiff_t rows;  // of all parts: how much passes through the caches
-} fln_layer_norm_backward_args;
+  ptrdiff_t rows;
+  ptrdiff_t cols;          // at least 1
+  int stream;              // whether dx should go past the cache
+  double* dweight_totals;  // (chunks, totals), not NULL where dweight is not and totals > 0
+  double* dbias_totals;    // the same for dbias
+  void* terms;             // needed by backward_terms and backward_columns only
+} fln_backward_args;
 
-// A part of its work: rows first_row <= row < last_row (first_row a multiple of the block), columns first_col <= col <
-// last_col. What dweight and dbias point to are totals, or NULL: for each column 1 double (f32) or 2 (f64), in any
-// state before the part that has its first row. If there is but one block of rows, they are the results themselves
-// (cols,).
-//
-// Either a part has all columns and terms == NULL, and does everything. Or `terms` has room for FLN_BACKWARD_TERMS
-// numbers for each row of whole blocks: a part without columns fills it in for its rows, and parts with columns use it.
-typedef struct fln_layer_norm_backward_part {
-  ptrdiff_t first_row;
-  ptrdiff_t last_row;
-  ptrdiff_t first_col;
-  ptrdiff_t last_col;
-  void* terms;
-  void* dweight;
-  void* dbias;
-  int is_result;  // whether dweight and dbias are results, not totals
-} fln_layer_norm_backward_part;
+// How the sums over rows are divided: that decides their order, so it depends on the number of rows alone.
+typedef struct fln_backward_parts {
+  ptrdiff_t chunks;  // of rows, each of which is summed on one thread
+  ptrdiff_t blocks;  // of rows, which backward_terms takes
+  ptrdiff_t totals;  // doubles a chunk, for dweight and as many for dbias; 0: there is one block, whose sums they are
+  size_t terms;      // bytes
+} fln_backward_parts;
 
-typedef void (*fln_layer_norm_backward)(const fln_layer_norm_backward_args* args,
-                                        const fln_layer_norm_backward_part* part);
+typedef struct fln_norm_kernels {
+  // Normalizes rows first <= row < last.
+  void (*forward)(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last);
+  // The sums of one segment of a row, to `sums`.
+  void (*forward_sums)(const fln_forward_args* args, ptrdiff_t row, ptrdiff_t segment, double* sums);
+  // When the sums of all segments are there, one behind the other: columns first <= col < last of the row. All columns
+  // together, some call starting at 0, do what `forward` does, to the same bits.
+  void (*forward_columns)(const fln_forward_args* args, ptrdiff_t row, const double* sums, ptrdiff_t first,
+                          ptrdiff_t last);
+  // The gradients of the rows of a chunk; of dweight and dbias, what they add.
+  void (*backward)(const fln_backward_args* args, ptrdiff_t chunk);
+  // Where there are too few chunks for the threads, the same in two steps: what the second one needs of the rows of a
+  // block; then, with all of that, columns first <= col < last of the rows of a chunk.
+  void (*backward_terms)(const fln_backward_args* args, ptrdiff_t block);
+  void (*backward_columns)(const fln_backward_args* args, ptrdiff_t chunk, ptrdiff_t first, ptrdiff_t last);
+} fln_norm_kernels;
 
-// Adds up the totals of `chunks` parts, one after the other in memory, into dweight or dbias (cols,).
-typedef void (*fln_layer_norm_backward_merge)(const double* totals, ptrdiff_t chunks, ptrdiff_t cols, void* result);
+typedef struct fln_element_kernels {
+  fln_norm_kernels norms[FLN_NORMS];
+  void (*divide)(ptrdiff_t rows, ptrdiff_t cols, fln_backward_parts* parts);
+  // After all chunks: dweight and dbias, as far as they are there, from the totals.
+  void (*merge)(const fln_backward_args* args);
+} fln_element_kernels;
 
 typedef struct fln_kernels {
   const char* isa;
-  fln_layer_norm_forward layer_norm_forward_f32;
-  fln_layer_norm_forward layer_norm_forward_f64;
-  fln_layer_norm_forward_sums layer_norm_forward_sums_f32;
-  fln_layer_norm_forward_sums layer_norm_forward_sums_f64;
-  fln_layer_norm_forward_columns layer_norm_forward_columns_f32;
-  fln_layer_norm_forward_columns layer_norm_forward_columns_f64;
-  fln_layer_norm_backward layer_norm_backward_f32;
-  fln_layer_norm_backward layer_norm_backward_f64;
-  fln_layer_norm_backward_merge layer_norm_backward_merge_f32;
-  fln_layer_norm_backward_merge layer_norm_backward_merge_f64;
+  fln_element_kernels elements[FLN_ELEMENTS];
 } fln_kernels;
 
 // The tables compiled into this build, best first; NULL at the end.

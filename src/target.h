@@ -1,10 +1,12 @@
-// A target region: everything between FLN_TARGET_BEGIN("...") and FLN_TARGET_END is compiled for those CPU features,
+// A target region: everything between FLN_TARGET_BEGIN(isa) and FLN_TARGET_END is compiled for those CPU features,
 // while the file itself keeps the baseline flags. With per-file flags, inline functions of system headers would be
 // compiled for the wide ISA too, and the linker may keep that copy for everybody (numpy#25274).
 //
 // Rules inside a region: every system header is included before it (this file includes them all), one anonymous
 // namespace, no lambdas, no static data, no std containers.
 #pragma once
+
+#include "isas.h"
 
 #include <cfloat>
 #include <cmath>
@@ -26,12 +28,15 @@
 #endif
 
 #define FLN_PRAGMA(text) _Pragma(#text)
+#define FLN_FIRST(feature) feature
+#define FLN_NEXT(feature) "," feature
+#define FLN_TARGET_BEGIN(isa) FLN_REGION_BEGIN(isa(FLN_FIRST, FLN_NEXT))
 #if defined(__clang__)
-#define FLN_TARGET_BEGIN(features) \
+#define FLN_REGION_BEGIN(features) \
   FLN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define FLN_TARGET_END FLN_PRAGMA(clang attribute pop)
 #else
-#define FLN_TARGET_BEGIN(features) FLN_PRAGMA(GCC push_options) FLN_PRAGMA(GCC target(features))
+#define FLN_REGION_BEGIN(features) FLN_PRAGMA(GCC push_options) FLN_PRAGMA(GCC target(features))
 #define FLN_TARGET_END FLN_PRAGMA(GCC pop_options)
 #endif
 

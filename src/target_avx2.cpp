@@ -2,25 +2,12 @@
 #include "fastln.h"
 #include "target.h"
 
-FLN_TARGET_BEGIN("avx2,fma,f16c,bmi2")
+FLN_TARGET_BEGIN(FLN_AVX2)
 namespace {
-#include "isa/avx2.h"
-#include "generic/layer_norm_backward.h"
-#include "generic/layer_norm_forward.h"
+#include "registers/avx2.h"
+#include "kernels.h"
 }  // namespace
 FLN_TARGET_END
 
-extern "C" const fln_kernels fln_kernels_avx2 = {
-    "avx2",
-    layer_norm_forward<float>,
-    layer_norm_forward<double>,
-    layer_norm_forward_sums<float>,
-    layer_norm_forward_sums<double>,
-    layer_norm_forward_columns<float>,
-    layer_norm_forward_columns<double>,
-    layer_norm_backward<float>,
-    layer_norm_backward<double>,
-    layer_norm_backward_merge<float>,
-    layer_norm_backward_merge<double>,
-};
+extern "C" constexpr fln_kernels fln_kernels_avx2 = kernels_of("avx2");
 #endif

@@ -1,5 +1,6 @@
-// The AVX-512 kernels for a CPU that has AVX2 and FMA only: src/target_avx512.cpp, its intrinsics replaced by those of
-// SIMDe (https://github.com/simd-everywhere/simde). test_emulated.py builds it with isa_driver.cpp and compares bits.
+// Code for AVX-512 on a CPU that has AVX2 and FMA only: the source EMULATED, its intrinsics replaced by those of SIMDe
+// (https://github.com/simd-everywhere/simde). test_emulated.py builds the kernels with it, test_registers.py the checks
+// of the register layer.
 //
 // Built with -mavx2 -mfma, SIMDe makes two 256-bit instructions of each operation, so fma is rounded once.
 #include <cstdint>
@@ -102,9 +103,9 @@ inline __m256 narrow(__m512d a) {
 #define _mm512_cvtps_pd(a) emulated::widen(a)
 #define _mm512_cvtpd_ps(a) emulated::narrow(a)
 
-// The kernels without the features that this CPU may not have.
+// The code without the features that this CPU may not have.
 #undef FLN_TARGET_BEGIN
 #undef FLN_TARGET_END
-#define FLN_TARGET_BEGIN(features)
+#define FLN_TARGET_BEGIN(isa)
 #define FLN_TARGET_END
-#include "target_avx512.cpp"
+#include EMULATED

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-from fastln._core.effort import Waking, set_min_parallel_bytes
+from fastln._core.effort import get_stream_bytes, next_choice, set_min_parallel_bytes, set_stream_bytes, tell_seconds
 from fastln._core.facts import config
 from fastln._core.isa import build_info
-from fastln._core.stores import calls_of, forget, get_stream_bytes, next_choice, set_stream_bytes, tell_seconds
+from fastln._core.stores import calls_of, forget
+from fastln._core.waking import Waking
 
 __all__ = [
     "Waking",

@@ -2,9 +2,9 @@
 // output, without Python: test_emulated.py builds it with kernels that this machine does not run, runs it under
 // emulation and compares bits with AVX2.
 //
-// A case is 7 numbers (int64: operation, size of an element, rows, cols, has weight, has bias; double: eps), then
-//   operation 0, forward:   x, weight, bias; its result is y, mean, rstd.
-//   operation 1, backward:  x, weight, dy, mean, rstd; its result is dx, dweight, dbias.
+// A case is 8 numbers (int64: direction, norm, element, rows, cols, has weight, has bias; double: eps), then
+//   direction 0, forward:   x, weight, bias; its result is y, mean, rstd.
+//   direction 1, backward:  x, weight, dy, mean, rstd; its result is dx, dweight, dbias.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -17,62 +17,61 @@ extern "C" const fln_kernels KERNELS;
 namespace {
 
 struct Header {
-  int64_t operation, element, rows, cols, weight, bias;
+  int64_t direction, norm, element, rows, cols, weight, bias;
   double eps;
 };
 
-template <typename T>
-std::vector<T> read(int64_t count) {
-  std::vector<T> values(static_cast<size_t>(count));
-  if (std::fread(values.data(), sizeof(T), values.size(), stdin) != values.size()) values.clear();
-  return values;
-}
-
-template <typename T>
-void write(const std::vector<T>& values) {
-  std::fwrite(values.data(), sizeof(T), values.size(), stdout);
-}
-
-struct ForwardKernels {
-  fln_layer_norm_forward rows;
-  fln_layer_norm_forward_sums sums;
-  fln_layer_norm_forward_columns columns;
+// Bytes of a number as it is stored, and as it is computed with.
+struct Sizes {
+  int64_t stored, computed;
 };
+constexpr Sizes SIZES[FLN_ELEMENTS] = {{4, 4}, {8, 8}};
+
+using Bytes = std::vector<char>;
+
+Bytes room(int64_t count, int64_t size) { return Bytes(static_cast<size_t>(count * size)); }
+
+Bytes read(int64_t count, int64_t size) {
+  Bytes bytes = room(count, size);
+  if (std::fread(bytes.data(), 1, bytes.size(), stdin) != bytes.size()) bytes.clear();
+  return bytes;
+}
+
+void write(const Bytes& bytes) { std::fwrite(bytes.data(), 1, bytes.size(), stdout); }
 
 // Segments first, then columns from the back, which must not depend on those before.
-void by_columns(const fln_layer_norm_forward_args& args, int64_t rows, const ForwardKernels& kernels) {
+void by_columns(const fln_forward_args& args, int64_t rows, const fln_norm_kernels& kernels) {
   const ptrdiff_t segments = (args.cols + FLN_FORWARD_SEGMENT_COLS - 1) / FLN_FORWARD_SEGMENT_COLS;
   std::vector<double> sums(static_cast<size_t>(segments * FLN_FORWARD_SUMS));
   for (ptrdiff_t row = 0; row < rows; ++row) {
-    for (ptrdiff_t i = segments; i-- > 0;) kernels.sums(&args, row, i, sums.data() + i * FLN_FORWARD_SUMS);
-    kernels.columns(&args, row, sums.data(), args.cols / 3, args.cols);
-    kernels.columns(&args, row, sums.data(), 0, args.cols / 3);
+    for (ptrdiff_t i = segments; i-- > 0;) kernels.forward_sums(&args, row, i, sums.data() + i * FLN_FORWARD_SUMS);
+    kernels.forward_columns(&args, row, sums.data(), args.cols / 3, args.cols);
+    kernels.forward_columns(&args, row, sums.data(), 0, args.cols / 3);
   }
 }
 
-template <typename T>
-bool forward(const Header& header, const ForwardKernels& kernels) {
-  const std::vector<T> x = read<T>(header.rows * header.cols);
-  const std::vector<T> weight = read<T>(header.weight ? header.cols : 0);
-  const std::vector<T> bias = read<T>(header.bias ? header.cols : 0);
-  std::vector<T> y(x.size()), mean(static_cast<size_t>(header.rows)), rstd(mean.size());
-  fln_layer_norm_forward_args args = {x.data(),
-                                      y.data(),
-                                      header.weight ? weight.data() : nullptr,
-                                      header.bias ? bias.data() : nullptr,
-                                      mean.data(),
-                                      rstd.data(),
-                                      header.cols,
-                                      header.cols,
-                                      header.cols,
-                                      header.eps,
-                                      1};
-  kernels.rows(&args, 0, header.rows);
-  if (header.cols > FLN_FORWARD_SEGMENT_COLS) {
-    std::vector<T> again(x.size());
+bool forward(const Header& header, Sizes size, const fln_norm_kernels& kernels) {
+  const int64_t rows = header.rows, cols = header.cols;
+  const Bytes x = read(rows * cols, size.stored);
+  const Bytes weight = read(header.weight ? cols : 0, size.computed);
+  const Bytes bias = read(header.bias ? cols : 0, size.computed);
+  Bytes y = room(rows * cols, size.stored), mean = room(rows, size.computed), rstd = room(rows, size.computed);
+  fln_forward_args args = {};
+  args.x = x.data();
+  args.y = y.data();
+  args.weight = header.weight ? weight.data() : nullptr;
+  args.bias = header.bias ? bias.data() : nullptr;
+  args.mean = mean.data();
+  args.rstd = rstd.data();
+  args.x_stride = args.y_stride = args.cols = cols;
+  args.eps = header.eps;
+  args.stream = 1;
+  kernels.forward(&args, 0, rows);
+  if (cols > FLN_FORWARD_SEGMENT_COLS) {
+    Bytes again = room(rows * cols, size.stored);
     args.y = again.data();
-    by_columns(args, header.rows, kernels);
-    if (std::memcmp(again.data(), y.data(), y.size() * sizeof(T)) != 0) return false;
+    by_columns(args, rows, kernels);
+    if (again != y) return false;
   }
   write(y);
   write(mean);
@@ -80,66 +79,64 @@ bool forward(const Header& header, const ForwardKernels& kernels) {
   return true;
 }
 
-// The totals of dweight or dbias: room for either type, of any content.
-std::vector<double> totals(const Header& header) {
-  return std::vector<double>(static_cast<size_t>(2 * header.cols), -1.0);
-}
-
-template <typename T>
 struct Gradients {
-  std::vector<T> dx, dweight, dbias;
+  Bytes dx, dweight, dbias;
 
   bool operator==(const Gradients& other) const {
-    return same(dx, other.dx) && same(dweight, other.dweight) && same(dbias, other.dbias);
-  }
-  static bool same(const std::vector<T>& a, const std::vector<T>& b) {
-    return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    return dx == other.dx && dweight == other.dweight && dbias == other.dbias;
   }
 };
 
-// In one part; or the terms of the rows first, block by block, then the columns before `split` and those from there on.
-template <typename T>
-Gradients<T> gradients(const Header& header, fln_layer_norm_backward_args args, fln_layer_norm_backward kernel,
-                       fln_layer_norm_backward_merge merge, int64_t split) {
-  Gradients<T> result = {std::vector<T>(static_cast<size_t>(header.rows * header.cols)),
-                         std::vector<T>(static_cast<size_t>(header.cols)),
-                         std::vector<T>(static_cast<size_t>(header.cols))};
-  std::vector<double> dweight = totals(header), dbias = totals(header);
+// Chunk by chunk, the last one first; or, where `split` > 0, the terms of the rows first, block by block, then the
+// columns before `split` and those from there on.
+Gradients gradients(const Header& header, Sizes size, fln_backward_args args, const fln_element_kernels& element,
+                    int64_t split) {
+  const fln_norm_kernels& kernels = element.norms[header.norm];
+  fln_backward_parts parts;
+  element.divide(header.rows, header.cols, &parts);
+  Gradients result = {room(header.rows * header.cols, size.stored), room(header.cols, size.computed),
+                      room(header.cols, size.computed)};
+  std::vector<double> dweight(static_cast<size_t>(parts.chunks * parts.totals), -1.0), dbias(dweight);
+  std::vector<double> terms(parts.terms / sizeof(double) + 1);
   args.dx = result.dx.data();
-  const ptrdiff_t rows = header.rows, cols = header.cols, block = FLN_BACKWARD_BLOCK_ROWS;
-  fln_layer_norm_backward_part part = {0, rows, 0, cols, nullptr, dweight.data(), dbias.data(), 0};
-  std::vector<T> terms(static_cast<size_t>((rows + block - 1) / block * block * FLN_BACKWARD_TERMS));
+  args.dweight = result.dweight.data();
+  args.dbias = result.dbias.data();
+  args.dweight_totals = dweight.data();
+  args.dbias_totals = dbias.data();
+  args.terms = terms.data();
   if (split) {
-    part.terms = terms.data();
-    for (part.last_col = 0; part.first_row < rows; part.first_row += block) {
-      part.last_row = part.first_row + block < rows ? part.first_row + block : rows;
-      kernel(&args, &part);
-    }
-    part.first_row = 0;
-    part.last_col = split;
-    kernel(&args, &part);
-    part.first_col = split;
-    part.last_col = cols;
+    for (ptrdiff_t block = 0; block < parts.blocks; ++block) kernels.backward_terms(&args, block);
   }
-  kernel(&args, &part);
-  merge(dweight.data(), 1, cols, result.dweight.data());
-  merge(dbias.data(), 1, cols, result.dbias.data());
+  for (ptrdiff_t chunk = parts.chunks; chunk-- > 0;) {
+    if (split) {
+      kernels.backward_columns(&args, chunk, 0, split);
+      kernels.backward_columns(&args, chunk, split, header.cols);
+    } else {
+      kernels.backward(&args, chunk);
+    }
+  }
+  element.merge(&args);
   return result;
 }
 
-template <typename T>
-bool backward(const Header& header, fln_layer_norm_backward kernel, fln_layer_norm_backward_merge merge) {
-  const std::vector<T> x = read<T>(header.rows * header.cols);
-  const std::vector<T> weight = read<T>(header.weight ? header.cols : 0);
-  const std::vector<T> dy = read<T>(header.rows * header.cols);
-  const std::vector<T> mean = read<T>(header.rows), rstd = read<T>(header.rows);
-  const fln_layer_norm_backward_args args = {
-      dy.data(), x.data(),    mean.data(), rstd.data(), header.weight ? weight.data() : nullptr,
-      nullptr,   header.cols, header.cols, header.cols, header.cols,
-      1,         header.rows};
-  const Gradients<T> result = gradients<T>(header, args, kernel, merge, 0);
-  for (const int64_t split : {header.cols / 3, header.cols - 1}) {
-    if (split && !(gradients<T>(header, args, kernel, merge, split) == result)) return false;
+bool backward(const Header& header, Sizes size, const fln_element_kernels& element) {
+  const int64_t rows = header.rows, cols = header.cols;
+  const Bytes x = read(rows * cols, size.stored);
+  const Bytes weight = read(header.weight ? cols : 0, size.computed);
+  const Bytes dy = read(rows * cols, size.stored);
+  const Bytes mean = read(rows, size.computed), rstd = read(rows, size.computed);
+  fln_backward_args args = {};
+  args.dy = dy.data();
+  args.x = x.data();
+  args.mean = mean.data();
+  args.rstd = rstd.data();
+  args.weight = header.weight ? weight.data() : nullptr;
+  args.dy_stride = args.x_stride = args.dx_stride = args.cols = cols;
+  args.rows = rows;
+  args.stream = 1;
+  const Gradients result = gradients(header, size, args, element, 0);
+  for (const int64_t split : {cols / 3, cols - 1}) {
+    if (split && !(gradients(header, size, args, element, split) == result)) return false;
   }
   write(result.dx);
   write(result.dweight);
@@ -150,24 +147,14 @@ bool backward(const Header& header, fln_layer_norm_backward kernel, fln_layer_no
 }  // namespace
 
 int main() {
-  const fln_kernels& kernels = KERNELS;
   Header header;
   while (std::fread(&header, sizeof header, 1, stdin) == 1) {
-    const bool is_float = header.element == sizeof(float);
-    bool good = true;
-    if (header.operation == 0 && is_float) {
-      good = forward<float>(header, {kernels.layer_norm_forward_f32, kernels.layer_norm_forward_sums_f32,
-                                     kernels.layer_norm_forward_columns_f32});
-    } else if (header.operation == 0) {
-      good = forward<double>(header, {kernels.layer_norm_forward_f64, kernels.layer_norm_forward_sums_f64,
-                                      kernels.layer_norm_forward_columns_f64});
-    } else if (is_float) {
-      good = backward<float>(header, kernels.layer_norm_backward_f32, kernels.layer_norm_backward_merge_f32);
-    } else {
-      good = backward<double>(header, kernels.layer_norm_backward_f64, kernels.layer_norm_backward_merge_f64);
-    }
+    const fln_element_kernels& element = KERNELS.elements[header.element];
+    const Sizes size = SIZES[header.element];
+    const bool good =
+        header.direction == 0 ? forward(header, size, element.norms[header.norm]) : backward(header, size, element);
     if (!good) {
-      std::fprintf(stderr, "bits depend on the columns of a part: rows %d, cols %d\n", static_cast<int>(header.rows),
+      std::fprintf(stderr, "bits depend on the columns of a call: rows %d, cols %d\n", static_cast<int>(header.rows),
                    static_cast<int>(header.cols));
       return 1;
     }

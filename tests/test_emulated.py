@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import struct
 import subprocess
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from internals import build_info
+from emulation import EMULATIONS, SOURCES, TESTS, emulated_program
 from regimes import (
     COMBINATIONS,
     DTYPES,
@@ -26,90 +23,30 @@ from regimes import (
 
 import fastln
 
-TESTS = Path(__file__).resolve().parent
-SOURCES = TESTS.parent / "src"
 ROWS = 11  # two groups of four and three on their own; a whole block of the gradients and some of the next
 SHORT_ROWS = 37  # of at most 64 columns: two groups of 16 or four of 8, one of 4, and one row
 
 pytestmark = pytest.mark.skipif("avx2" not in fastln.available_isas(), reason="no avx2 here to compare with")
 
 
-class Emulation(NamedTuple):
-    """How the kernels of one ISA are built and run on a machine with AVX2."""
-
-    compilers: tuple[str, ...]  # the first that is there is taken
-    source: Path
-    flags: tuple[str, ...]
-    header: str  # what the source needs beside the compiler
-    emulators: tuple[str, ...]  # as the compilers; none where the program runs by itself
-    install: str
-
-
-EMULATIONS = {
-    # Runs where there is AVX-512 too: there it tells whether the emulation is true.
-    "avx512": Emulation(
-        compilers=("c++", "g++", "clang++"),
-        source=TESTS / "avx512_on_simde.cpp",
-        flags=("-mavx2", "-mfma", "-mf16c", "-mbmi2", "-Wno-psabi"),
-        header="simde/x86/avx512.h",
-        emulators=(),
-        install="apt-get install libsimde-dev",
-    ),
-    "neon": Emulation(
-        compilers=("aarch64-linux-gnu-g++",),
-        source=SOURCES / "target_neon.cpp",
-        flags=("-static",),
-        header="arm_neon.h",
-        emulators=("qemu-aarch64-static", "qemu-aarch64"),
-        install="apt-get install g++-aarch64-linux-gnu qemu-user-static",
-    ),
-}
-
-
-def find_program(names):
-    """The first of the programs that is installed, or None."""
-    return next(filter(shutil.which, names), None)
-
-
-def has_header(compiler, header):
-    """Whether the compiler finds the header."""
-    probe = f"#include <{header}>\n".encode()
-    command = [compiler, "-E", "-x", "c++", "-"]
-    return subprocess.run(command, input=probe, capture_output=True, check=False).returncode == 0
-
-
-def build_driver(isa, compiler, emulation, program):
-    """Compile isa_driver.cpp with the kernels."""
-    # The flags of this build that decide about arithmetic. How hard the compiler optimizes does not, and it takes a
-    # tenth of the time where it neither optimizes nor inlines.
-    flags = [flag for flag in build_info()["flags"].split() if flag.startswith(("-std", "-ff", "-fno"))]
-    flags += ["-O0", "-DFLN_INLINE=inline", *emulation.flags, f"-DKERNELS=fln_kernels_{isa}", f"-I{SOURCES}"]
-    flags += ["-Wall", "-Wextra", "-Werror"]
-    command = [compiler, *flags, TESTS / "isa_driver.cpp", emulation.source, "-o", program]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-
-
 @pytest.fixture(scope="module", params=EMULATIONS)
 def driver(request, tmp_path_factory):
-    """The command that runs the driver."""
-    emulation = EMULATIONS[request.param]
-    compiler, emulator = find_program(emulation.compilers), find_program(emulation.emulators)
-    if not compiler or not has_header(compiler, emulation.header) or (emulation.emulators and not emulator):
-        pytest.skip(f"{request.param} cannot be emulated here: {emulation.install}")
-    if not SOURCES.is_dir():
-        pytest.skip("run from a copy of the tests: the sources are not beside it")
-    program = tmp_path_factory.mktemp(request.param) / "driver"
-    build_driver(request.param, compiler, emulation, program)
-    return [emulator, program] if emulator else [program]
+    """The command that runs the driver with the kernels of an ISA."""
+    isa = request.param
+    program = tmp_path_factory.mktemp(isa) / "driver"
+    kernels, table = SOURCES / f"target_{isa}.cpp", f"-DKERNELS=fln_kernels_{isa}"
+    return emulated_program(isa, kernels, program, table, others=[TESTS / "isa_driver.cpp"])
 
 
 FORWARD, BACKWARD = range(2)
+LAYER_NORM = 0  # fln_norm
+ELEMENTS = ("float32", "float64")  # fln_element
 
 
-def pack(operation, x, weight, bias, eps, *others):
+def pack(direction, x, weight, bias, eps, *others):
     """One case as the driver reads it."""
-    header = struct.pack("6qd", operation, x.itemsize, *x.shape, weight is not None, bias is not None, eps)
+    which = direction, LAYER_NORM, ELEMENTS.index(x.dtype.name)
+    header = struct.pack("7qd", *which, *x.shape, weight is not None, bias is not None, eps)
     return header + b"".join(a.tobytes() for a in (x, weight, bias, *others) if a is not None)
 
 
@@ -168,7 +105,7 @@ def test_emulated_kernels_give_the_same_bits(driver, use_avx2, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, dtype):
     turns = itertools.cycle((True, False))
-    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33))  # in one chunk: how chunks are merged is not the kernels' matter
+    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33, 130))  # of one block, of one chunk and of three
     cases = [
         make_backward_case(label, next(rows), cols, np.dtype(dtype), next(turns))
         for label in GRADIENT_REGIMES

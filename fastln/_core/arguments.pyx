@@ -1,7 +1,8 @@
-"""Checks and conversions of unusual arguments, and the view of an array as rows of memory.
+"""Every call but the usual one: what is accepted, what is converted, and what the error says.
 
-The calling contract in one place: what is accepted, what is converted, and what the error says. Messages read
-`NAME must be REQUIREMENT, got VALUE`.
+The calling contract in one place. Messages read `NAME must be REQUIREMENT, got VALUE`. Only the functions that make
+arrays and numbers of objects run code that is not NumPy's or ours. All others ask no object for its shape, strides or
+flags, which a subclass may have lie: they read them from the array itself.
 """
 
 import math
@@ -10,138 +11,77 @@ import operator
 
 import numpy as np
 cimport numpy as cnp
-from cpython.exc cimport PyErr_Clear
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.float cimport DBL_MAX
+from cpython.object cimport PyObject_TypeCheck, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from libc.string cimport memcpy
 
-cdef extern from "Python.h":
-    Py_ssize_t PyLong_AsSsize_t(object value) noexcept
-    double PyLong_AsDouble(object value) noexcept
+from fastln._core.isa cimport fln_element
+from fastln._core.usual cimport (
+    Matrix,
+    data_of,
+    element_of,
+    empty_rows,
+    has_shape,
+    is_usual,
+    measure,
+    nbytes_of,
+    ndim_of,
+    shape_of,
+    type_of,
+)
+
+cdef extern from "numpy/arrayobject.h":
+    enum:
+        NPY_ARRAY_CARRAY
+        NPY_ARRAY_ENSUREARRAY
+        NPY_ARRAY_ENSURECOPY
+        NPY_ARRAY_FORCECAST
+    object PyArray_FromArray(cnp.ndarray a, cnp.dtype dtype, int requirements)  # takes a reference to dtype
 
 cnp.import_array()
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+# Objects to arrays and numbers
 
 
-cdef object as_floats(str name, object value):
-    """An exact ndarray over `value`'s data, of either float type in any byte order, alignment and layout."""
-    if isinstance(value, np.ma.MaskedArray):
+cpdef object as_floats(str name, object value):
+    """An ndarray of either float type over `value`'s data, in any byte order, alignment and layout.
+
+    What is an ndarray already, perhaps of a subclass, stays what it is: a view would know too little of it if it was
+    given another size before it is read.
+    """
+    array = value if cnp.PyArray_Check(value) else _as_array(name, value)
+    if PyObject_TypeCheck(array, <PyTypeObject*> np.ma.MaskedArray):
         raise TypeError(f"{name} must be an array without a mask, got {type(value).__name__}")
-    if isinstance(value, np.ndarray):
-        array = value.view(np.ndarray) if type(value) is not np.ndarray else value
-    else:
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a rectangular array, got {type(value).__name__} ({error})") from None
-        if isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{name} must be an array without a mask, got {type(value).__name__}")
-    if array.dtype.newbyteorder("=") not in _FLOATS:
-        got = type(value).__name__ if array.dtype == object else array.dtype
+    if not is_float(array):
+        got = type(value).__name__ if type_of(array) == cnp.NPY_OBJECT else dtype_of(array)
         raise TypeError(f"{name} must be an array of float32 or float64, got {got}")
     return array
 
 
-cdef int plain_normalized_ndim(object x, object normalized_shape) noexcept:
-    """How many trailing dimensions normalized_shape names; 0 if they are not x's, or it is neither int nor tuple."""
-    cdef int ndim = ndim_of(x)
-    cdef Py_ssize_t count, i
-    if ndim == 0:
-        return 0
-    if normalized_shape is None:
-        return 1
-    if PyLong_CheckExact(normalized_shape):
-        return is_size(normalized_shape, shape_of(x)[ndim - 1])
-    if not PyTuple_CheckExact(normalized_shape):
-        return 0
-    count = PyTuple_GET_SIZE(normalized_shape)
-    if count == 0 or count > ndim:
-        return 0
-    for i in range(count):
-        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), shape_of(x)[ndim - count + i]):
-            return 0
-    return <int> count
-
-
-cdef bint is_size(object value, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t number
-    if not PyLong_CheckExact(value):
-        return False
-    number = PyLong_AsSsize_t(value)
-    if number == -1:  # or too large, with an error set
-        PyErr_Clear()
-    return number == size
-
-
-cdef int normalized_ndim(object x, object normalized_shape) except -1:
-    """How many trailing dimensions of x are normalized."""
-    if x.ndim == 0:
-        raise ValueError("x must have at least 1 dimension, got 0")
-    if normalized_shape is None:
-        shape = x.shape[-1:]
-    else:
-        shape = _as_shape(normalized_shape)
-        if not shape:
-            raise ValueError("normalized_shape must have at least 1 dimension, got ()")
-        if shape != x.shape[-len(shape):]:
-            raise ValueError(
-                f"normalized_shape must equal the trailing dimensions of x, whose shape is {x.shape}, got {shape}"
-            )
-    if 0 in shape:
-        raise ValueError(f"normalized_shape must have no dimension of size 0, got {shape}")
-    return len(shape)
-
-
-cdef tuple _as_shape(object value):
-    if isinstance(value, bool):
-        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {value!r}")
+cdef object _as_array(str name, object value):
     try:
-        return (operator.index(value),)
-    except TypeError:
-        pass
-    try:
-        if not isinstance(value, (tuple, list)):
-            raise TypeError
-        return tuple(operator.index(size) for size in value)
-    except TypeError:
-        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {value!r}") from None
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array, got {type(value).__name__} ({error})") from None
 
 
-cdef object as_shaped(str name, object value, tuple shape, str purpose):
-    """An exact ndarray of floats over `value`'s data that has this shape."""
+cdef object as_floats_like(str name, object value, object x):
+    """The same in x's type."""
     array = as_floats(name, value)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} to {purpose}, got {array.shape}")
-    return array
+    return array if float_type(array) == float_type(x) else copied(array, float_type(x))
 
 
-cdef object as_parameter(str name, object value, object x, int ndim):
-    """weight or bias as a C-contiguous native array of x's type; None stays None."""
-    if value is None:
-        return None
-    array = as_shaped(name, value, x.shape[x.ndim - ndim:], "match normalized_shape")
-    return np.require(array, x.dtype.newbyteorder("="), ["C", "A"])
+cdef object as_parameter(str name, object value, object x):
+    """The same of weight or bias, which may be absent."""
+    return None if value is None else as_floats_like(name, value, x)
 
 
-cdef bint is_plain_eps(object eps, double* value) noexcept:
-    """Whether eps is a float or an int that will do, which `value` is then."""
-    if PyFloat_CheckExact(eps):
-        value[0] = PyFloat_AS_DOUBLE(eps)
-    elif PyLong_CheckExact(eps):
-        value[0] = PyLong_AsDouble(eps)
-        if value[0] == -1:  # or too large, with an error set
-            PyErr_Clear()
-    else:
-        return False
-    return 0 <= value[0] <= DBL_MAX
-
-
-cdef double as_eps(object eps) except -1:
+cpdef double as_eps(object eps) except -1:
+    """eps as a number, if it is one and will do."""
+    cdef double value
     if isinstance(eps, np.ndarray) or isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
         raise TypeError(f"eps must be a real number >= 0, got {eps!r}")
-    cdef double value
     try:
         value = float(eps)
     except OverflowError:
@@ -151,77 +91,243 @@ cdef double as_eps(object eps) except -1:
     return value
 
 
-cdef object check_out(object out, object x):
-    """`out`, if it can take the result for x: its shape and type, writable, each element at an address of its own."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+cpdef tuple as_sizes(object normalized_shape):
+    """The sizes that it names, as ints without any code of their own; None stays None."""
+    if normalized_shape is None:
+        return None
+    if isinstance(normalized_shape, bool):
+        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {normalized_shape!r}")
+    many = isinstance(normalized_shape, (tuple, list))
+    try:
+        indices = [operator.index(size) for size in (normalized_shape if many else (normalized_shape,))]
+    except TypeError:
+        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {normalized_shape!r}") from None
+    return tuple([int.__index__(index) for index in indices])
+
+
+cdef object as_out(object out):
+    """`out`, if it is an ndarray or None."""
+    if out is None:
+        return None
+    if not cnp.PyArray_Check(out) or PyObject_TypeCheck(out, <PyTypeObject*> np.ma.MaskedArray):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
-    if out.dtype.newbyteorder("=") != x.dtype.newbyteorder("="):
-        raise TypeError(f"out must have dtype {x.dtype.newbyteorder('=')}, got {out.dtype}")
-    if out.shape != x.shape:
-        raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    extent = out.itemsize
-    axes = [(abs(stride), size) for stride, size in zip(out.strides, out.shape) if size > 1] if out.size else []
-    for stride, size in sorted(axes):
-        if stride < extent:
-            raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
-        extent += stride * (size - 1)
     return out
 
 
-cdef bint find_rows(object a, int ndim, Rows* rows) except -1:
-    """Fills in `rows` and returns True if the kernels can use the array where it is."""
-    cdef int lead = cnp.PyArray_NDIM(a) - ndim
-    cdef int i
-    cdef const cnp.npy_intp* shape = cnp.PyArray_DIMS(a)
+# Checks
+
+
+cdef int float_type(object a) noexcept:
+    """NumPy's number of its type. A long double that is no longer than double is one."""
+    cdef int type_num = type_of(a)
+    if type_num == cnp.NPY_LONGDOUBLE and cnp.PyArray_ITEMSIZE(a) == sizeof(double):
+        return cnp.NPY_FLOAT64
+    return type_num
+
+
+cdef object dtype_of(object a):
+    return <object> cnp.PyArray_DESCR(a)
+
+
+cdef bint is_float(object a) noexcept:
+    cdef fln_element element
+    return element_of(float_type(a), &element)
+
+
+cdef tuple shape_tuple(const cnp.npy_intp* shape, int ndim):
+    return tuple([shape[i] for i in range(ndim)])
+
+
+cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
+    """Fills in m, if x has rows of these sizes."""
+    cdef int ndim = ndim_of(x)
+    if ndim == 0:
+        raise ValueError("x must have at least 1 dimension, got 0")
+    m.type_num = float_type(x)
+    if not element_of(m.type_num, &m.element):
+        refuse_changes()
+    m.ndim = ndim
+    m.shape = m.copied_shape
+    memcpy(m.copied_shape, shape_of(x), ndim * sizeof(cnp.npy_intp))
+    shape = shape_tuple(m.shape, ndim)
+    if sizes is None:
+        sizes = shape[ndim - 1:]
+    if not sizes:
+        raise ValueError("normalized_shape must have at least 1 dimension, got ()")
+    if sizes != shape[max(ndim - len(sizes), 0):]:
+        raise ValueError(
+            f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, got {sizes}"
+        )
+    if 0 in sizes:
+        raise ValueError(f"normalized_shape must have no dimension of size 0, got {sizes}")
+    m.lead = ndim - <int> len(sizes)
+    measure(m)
+    return 0
+
+
+cdef int check_rows(str name, object a, const Matrix* m) except -1:
+    """dy and its like."""
+    return check_shape(name, a, shape_tuple(m.shape, m.ndim), "match x")
+
+
+cdef int check_parameter(str name, object a, const Matrix* m) except -1:
+    """weight and bias, if they are there."""
+    return 0 if a is None else check_shape(
+        name, a, shape_tuple(m.shape + m.lead, m.ndim - m.lead), "match normalized_shape"
+    )
+
+
+cdef int check_stats(str name, object a, const Matrix* m) except -1:
+    """mean and rstd."""
+    shape = shape_tuple(m.shape, m.lead) + (1,) * (m.ndim - m.lead)
+    return check_shape(name, a, shape, "match x and normalized_shape")
+
+
+cdef int check_shape(str name, object a, tuple shape, str purpose) except -1:
+    got = shape_tuple(shape_of(a), ndim_of(a))
+    if got != shape:
+        raise ValueError(f"{name} must have shape {shape} to {purpose}, got {got}")
+    return 0
+
+
+cdef int check_out(object out, const Matrix* m) except -1:
+    """Whether it can take a result: shape and type of x, writable, each element at an address of its own."""
+    if out is None:
+        return 0
+    if float_type(out) != m.type_num:
+        raise TypeError(f"out must have dtype {cnp.PyArray_DescrFromType(m.type_num)}, got {dtype_of(out)}")
+    shape = shape_tuple(shape_of(out), ndim_of(out))
+    if not has_shape(out, m.ndim, m.shape):
+        raise ValueError(f"out must have shape {shape_tuple(m.shape, m.ndim)}, got {shape}")
+    if not cnp.PyArray_ISWRITEABLE(out):
+        raise ValueError("out must be writable, got a read-only array")
+    strides = shape_tuple(cnp.PyArray_STRIDES(out), ndim_of(out))
+    extent = cnp.PyArray_ITEMSIZE(out)
+    axes = [(abs(stride), size) for stride, size in zip(strides, shape) if size > 1] if 0 not in shape else []
+    for stride, size in sorted(axes):
+        if stride < extent:
+            raise ValueError(f"out must not overlap itself, got strides {strides} for shape {shape}")
+        extent += stride * (size - 1)
+    return 0
+
+
+cdef int refuse_changes() except -1:
+    raise ValueError("x and what goes with it must keep shape and dtype during a call, got others")
+
+
+# Where an array is, and what it shares
+
+
+cdef bint rows_at(const Matrix* m, object a, const void** to, Py_ssize_t* stride) noexcept:
+    """Whether the kernels can use the array where it is: native contiguous rows at a constant stride, in elements."""
     cdef const cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
-    cdef Py_ssize_t cols = 1, count = 1, stride = 0
-    cdef bint empty = cnp.PyArray_SIZE(a) == 0  # then its strides mean nothing
-    if not (cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)):
+    cdef Py_ssize_t cols = 1, rows = 1, step = 0
+    cdef bint empty = m.rows == 0  # then its strides mean nothing
+    cdef int i
+    if not (float_type(a) == m.type_num and cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)):
         return False
-    for i in range(lead + ndim - 1, lead - 1, -1):
-        if shape[i] != 1 and strides[i] != cols * itemsize and not empty:
+    if not has_shape(a, m.ndim, m.shape):
+        return False
+    for i in range(m.ndim - 1, m.lead - 1, -1):
+        if m.shape[i] != 1 and strides[i] != cols * itemsize and not empty:
             return False
-        cols *= shape[i]
-    for i in range(lead - 1, -1, -1):
-        if shape[i] == 1:
+        cols *= m.shape[i]
+    for i in range(m.lead - 1, -1, -1):
+        if m.shape[i] == 1:
             continue
-        if count == 1:
-            stride = strides[i]
-        elif strides[i] != stride * count and not empty:
+        if rows == 1:
+            step = strides[i]
+        elif strides[i] != step * rows and not empty:
             return False
-        count *= shape[i]
-    if stride % itemsize != 0:
+        rows *= m.shape[i]
+    if step % itemsize != 0:
         return False
-    rows.data = cnp.PyArray_DATA(a)
-    rows.rows = count
-    rows.cols = cols
-    rows.stride = stride // itemsize
+    to[0] = data_of(a)
+    stride[0] = step // itemsize
     return True
 
 
-cdef object with_rows(object a, int ndim):
-    """The array itself if the kernels can use it where it is, else a C-contiguous copy."""
-    cdef Rows rows
-    if find_rows(a, ndim, &rows):
+cdef bint may_overlap(object a, object b) noexcept:
+    """Whether the ranges of memory from the first to the last element of two arrays have a byte in common."""
+    cdef char* low_a
+    cdef char* end_a
+    cdef char* low_b
+    cdef char* end_b
+    find_range(a, &low_a, &end_a)
+    find_range(b, &low_b, &end_b)
+    return low_a < end_b and low_b < end_a
+
+
+cdef void find_range(object a, char** low, char** end) noexcept:
+    cdef int i
+    cdef Py_ssize_t span
+    low[0] = end[0] = data_of(a)
+    if nbytes_of(a) == 0:
+        return
+    end[0] += cnp.PyArray_ITEMSIZE(a)
+    for i in range(ndim_of(a)):
+        span = (shape_of(a)[i] - 1) * cnp.PyArray_STRIDES(a)[i]
+        if span > 0:
+            end[0] += span
+        else:
+            low[0] += span
+
+
+cdef bint may_share_rows(const Matrix* m, object a, object result) noexcept:
+    """Whether writing a row of the result may change an element of `a` that is not in that very row."""
+    cdef const void* p
+    cdef const void* q
+    cdef Py_ssize_t p_stride, q_stride, distance, step, row
+    if not may_overlap(a, result):
+        return False
+    if not (rows_at(m, a, &p, &p_stride) and rows_at(m, result, &q, &q_stride)) or p_stride != q_stride:
+        return True
+    if p == q:
+        return False
+    # Columns side by side in one wider array: their ranges interleave, but no row touches another.
+    row = m.cols * cnp.PyArray_ITEMSIZE(a)
+    step = abs(p_stride) * cnp.PyArray_ITEMSIZE(a)
+    if step == 0:
+        return True
+    distance = (<const char*> q - <const char*> p) % step
+    return distance < row or step - distance < row
+
+
+# What the kernels can use
+
+
+cdef object copied(object a, int type_num):
+    """An exact ndarray of the same values: native, aligned, C-contiguous."""
+    dtype = cnp.PyArray_DescrFromType(type_num)
+    Py_INCREF(dtype)
+    return PyArray_FromArray(
+        a, dtype, NPY_ARRAY_CARRAY | NPY_ARRAY_ENSUREARRAY | NPY_ARRAY_ENSURECOPY | NPY_ARRAY_FORCECAST
+    )
+
+
+cdef object usable_result(object out, const Matrix* m):
+    """`out`, or an array for the kernels to write to in its place."""
+    cdef const void* to
+    cdef Py_ssize_t stride
+    return out if out is not None and rows_at(m, out, &to, &stride) else empty_rows(m)
+
+
+cdef object usable_rows(object a, const Matrix* m, object result):
+    """x, dy: rows that the result shares no memory with, or all of it."""
+    cdef const void* to
+    cdef Py_ssize_t stride
+    if rows_at(m, a, &to, &stride) and (result is None or not may_share_rows(m, a, result)):
         return a
-    return np.array(a, dtype=a.dtype.newbyteorder("="), order="C", copy=True)
+    return copied(a, m.type_num)
 
 
-cdef bint may_share_rows(object a, object b, int ndim) except -1:
-    """Whether two arrays of rows may have an element in common; False where that is certain."""
-    cdef Rows p, q
-    cdef Py_ssize_t distance, stride, itemsize
-    if not np.may_share_memory(a, b):
-        return False
-    if find_rows(a, ndim, &p) and find_rows(b, ndim, &q) and p.stride == q.stride and a.itemsize == b.itemsize:
-        # Columns side by side in one wider array: their ranges interleave, but no row touches another.
-        itemsize = a.itemsize
-        stride = abs(p.stride) * itemsize
-        if stride:
-            distance = (<char*> q.data - <char*> p.data) % stride
-            if distance >= p.cols * itemsize and stride - distance >= q.cols * itemsize:
-                return False
-    return True
+cdef object usable_small(object a, const Matrix* m, object result):
+    """Parameters, mean and rstd: as in the usual call."""
+    if a is None or is_usual(m, a) and (result is None or not may_overlap(a, result)):
+        return a
+    return copied(a, m.type_num)
+
+
+cdef int copy_into(object out, object result) except -1:
+    return cnp.PyArray_CopyInto(out, result)

@@ -1,62 +1,153 @@
-"""Which calls get threads: what they cost is measured, and they get them where they save more."""
+# cython: cdivision=True
+"""How much effort a call gets: how many threads, whether the GIL is kept, whether its result goes past the cache.
+
+What is remembered of earlier calls (`waking`, `stores`) is shared by all threads of the process, which decide without
+the GIL. A flag guards it, and who finds it taken does not wait: that call decides as if nothing were known, and is not
+told. It is held for some 50 ns, by calls of 256 KiB and more. So nobody waits for a thread that a fork left behind.
+"""
 
 import os
 
-cimport cython
-from cpython.pythread cimport PyThread_get_thread_ident
-from libc.math cimport INFINITY
-
-from fastln._core.threads cimport in_parallel, remember_parallel, thread_limit
+from fastln._core.stores cimport goes_past, tell
+from fastln._core.threads cimport in_parallel, team_of
+from fastln._core.waking cimport Waking
 
 cdef extern from *:
     """
+    #include <atomic>
     #include <chrono>
+    #include <cmath>
     static double fln_clock(void) {
       return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
     }
+    static std::atomic_flag fln_memory = ATOMIC_FLAG_INIT;
+    static bool fln_take_memory(void) { return !fln_memory.test_and_set(std::memory_order_acquire); }
+    static void fln_leave_memory(void) { fln_memory.clear(std::memory_order_release); }
+    // When the last call that might have got threads ended, and the last that did. Each thread has its own team.
+    static thread_local double fln_last_call = -HUGE_VAL;
+    static thread_local double fln_last_region = -HUGE_VAL;
     """
     double fln_clock() noexcept nogil
+    bint take_memory "fln_take_memory"() noexcept nogil
+    void leave_memory "fln_leave_memory"() noexcept nogil
+    double last_call "fln_last_call"
+    double last_region "fln_last_region"
 
 # Below this many bytes read and written, a call stays on the calling thread: one thread takes 5 us for 256 KiB, 1.3
 # times as long as two that are awake, and 1.8 times for 0.8 MB (128x768). From there on `Waking` decides.
 DEFAULT_MIN_PARALLEL_BYTES = 256 * 1024
 
-# How long the threads have had nothing to do, in kinds that cost alike. OpenMP's threads spin after a parallel loop and
-# then sleep: libgomp's spun for 8 ms with the usual settings; not at all with OMP_WAIT_POLICY=passive; for ever with
-# active.
-cdef enum:
-    AWAKE  # less than AWAKE_SECONDS: 1 us to fork and join
-    DROWSY  # less than ASLEEP_SECONDS: they may have gone to sleep, or others work on their cores
-    ASLEEP
-    KINDS
-cdef double AWAKE_SECONDS = 500e-6
-cdef double ASLEEP_SECONDS = 10e-3
+# The last-level cache where its size is not known.
+DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
 
-# What is taken for granted until it has been measured. One thread takes 87 us for 4 MiB in the cache (50 GB/s), as long
-# as with a second one that sleeps: so waking it costs 40 us there.
-cdef double FIRST_SECONDS_PER_BYTE = 20e-12
-cdef double FIRST_COST[KINDS]
-FIRST_COST[:] = [1e-6, 40e-6, 40e-6]
+# Nothing smaller than this part of the last-level cache gains from going past it.
+cdef Py_ssize_t TRIED_SHARE = 8
 
-# The cost of a kind is the second largest of its last so many: one late start is chance, two are the rule.
-cdef enum:
-    REMEMBERED = 3
+FORWARD = Tuning(direction=0, arrays=2, parallel_factor=1, stream_share=1)
 
-# A call that is to pay for waking by itself must save this many times what that costs: for the cost varies, and two
-# threads on the same memory save less than half (0.62 to 0.66 of the time at 64 MB, where 0.5 is assumed).
-cdef double MARGIN = 2
-
-# Threads that cost too much are tried again when the calls that stayed serial might have saved this many times their
-# cost. A trial that turns out cheap spends little of that, and the next follows soon. So trials take at most 1/16 of
-# the time with two threads; and since a call that takes more than 1.5 times as long as on one thread costs more than
-# twice what it might save, these are fewer than 1 call in 16.
-cdef double TRIAL = 8
+# Gradients of fewer rows than two chunks are no faster on two threads (64x768 float32, 0.6 MB, 0.97 times as fast;
+# 128x768 1.7 times): so four times min_parallel_bytes. Before anything is known of a shape, dx goes past the cache from
+# a quarter of stream_bytes on: with 32 MB of L3 that took 0.97 of the time at 1024x768 float32 (9 MB), 0.8 at 512x1024
+# float64 (13 MB), 0.35 to 0.5 at 2560x768 (24 MB).
+BACKWARD = Tuning(direction=1, arrays=3, parallel_factor=4, stream_share=4)
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
-# When the last call that might have got threads ended, and the last that did, both on this thread.
-cdef unsigned long _last_thread = 0
-cdef double _last_call = 0
-cdef double _last_region = 0
+stream_bytes = 0
+# The same if nobody has set another, perhaps that very size: the size of the last-level cache.
+cdef Py_ssize_t _cache_bytes = 0
+cdef bint _stream_bytes_were_set = False
+
+cdef Waking _waking = Waking()
+
+
+cdef bint is_parallel_size(const Tuning* tuning, Py_ssize_t size) noexcept nogil:
+    return size // tuning.parallel_factor >= min_parallel_bytes
+
+
+cdef bint is_tried_size(Py_ssize_t size) noexcept nogil:
+    """Whether calls of it are tried both ways: not if it is small, or somebody set the limit."""
+    return size >= _cache_bytes // TRIED_SHARE and not _stream_bytes_were_set
+
+
+cdef void begin_small(Effort* effort) noexcept nogil:
+    effort.threads = effort.limit = 1
+    effort.stream = effort.is_timed = effort.is_tried = False
+
+
+cdef void begin(
+    Effort* effort, const Tuning* tuning, const Shape* shape, Py_ssize_t parts, int limit, bint may_stream
+) noexcept nogil:
+    begin_small(effort)
+    effort.shape = shape[0]
+    effort.shape.direction = tuning.direction
+    effort.busy = 0
+    effort.parts = max(parts, 1)
+    if limit > 1 and parts > 1 and is_parallel_size(tuning, shape.size) and not in_parallel():
+        effort.limit = <int> min(limit, parts)
+    effort.is_tried = may_stream and is_tried_size(shape.size)
+    effort.is_timed = effort.limit > 1 or effort.is_tried
+    if effort.is_timed:
+        effort.began = now()
+    if effort.limit > 1:
+        choose_threads(effort)
+    effort.shape.threads = effort.threads
+    effort.stream = may_stream and shape.size >= stream_bytes // tuning.stream_share
+    if effort.is_tried:
+        choose_way(effort)
+
+
+cdef void choose_threads(Effort* effort) noexcept nogil:
+    cdef bint is_worth = min_parallel_bytes == 0, has_grown = False
+    effort.gap, effort.pause = effort.began - last_call, effort.began - last_region
+    if not is_worth and take_memory():
+        is_worth = _waking.is_worth(effort.shape.size, effort.limit, effort.gap, effort.pause)
+        leave_memory()
+    if not is_worth:
+        return
+    effort.threads = team_of(effort.limit, &has_grown)
+    if has_grown:  # neither the start of threads nor their being awake now says what it costs to wake them
+        effort.began = now()
+        effort.gap = effort.pause = 0
+
+
+cdef void choose_way(Effort* effort) noexcept nogil:
+    """Past the cache or not, of those that find out."""
+    if take_memory():
+        effort.stream = goes_past(&effort.shape, effort.stream)
+        leave_memory()
+    else:
+        effort.is_tried = False
+
+
+cdef void end(const Effort* effort) noexcept nogil:
+    if not effort.is_timed:
+        return
+    if effort.limit > 1:
+        set_last(effort.ended, effort.threads > 1)
+    if not take_memory():
+        return
+    cdef double seconds = effort.ended - effort.began
+    if effort.is_tried:
+        tell(&effort.shape, effort.stream, seconds)
+    if effort.threads > 1:
+        _waking.ran_together(effort.threads, effort.parts, seconds, effort.busy, effort.pause)
+    elif effort.limit > 1 and effort.shape.size > 0:
+        _waking.ran_alone(effort.shape.size, effort.limit, seconds, effort.gap, effort.pause)
+    leave_memory()
+
+
+cdef void set_last(double ended, bint on_several_threads) noexcept nogil:
+    global last_call, last_region
+    last_call = ended
+    if on_several_threads:
+        last_region = ended
+
+
+cdef double now() noexcept nogil:
+    return fln_clock()
+
+
+# From Python
 
 
 def set_min_parallel_bytes(size: int) -> int:
@@ -75,160 +166,76 @@ def get_min_parallel_bytes() -> int:
     return min_parallel_bytes
 
 
-@cython.auto_pickle(False)
-cdef class Waking:
-    """What threads have cost, and whether a call is worth them. It knows no clock: all times are arguments, in seconds.
+def set_stream_bytes(size: int | None) -> int | None:
+    """Set the size in bytes from which results go past the cache (FASTLN_STREAM_BYTES); returns the former one.
 
-    A call gets threads if what they save pays for what they cost after their pause: in this call alone; or in the calls
-    that followed each other up to this one, if after the pauses between them the threads cost less than such a call
-    saves; or, rarely, as a trial.
-
-    To wake a thread took 7 ms where the kernel put it on the core on which the caller spins for it: both wait for a
-    tick of the scheduler, twice. Another pool that spins on their cores costs as much: 13 calls of 0.4 MB between the
-    matrix products of a BERT encoder, with OpenBLAS on the same 2 cores, took 77 ms on two threads and 0.4 ms on one.
-    Elsewhere 50 us is usual.
+    None stands for that of the last-level cache, as at the start: then calls around it find out by themselves.
     """
-    cdef double costs[KINDS][REMEMBERED]
-    cdef int oldest[KINDS]
-    cdef bint is_known[KINDS]  # whether threads were woken after such a pause
-    cdef double missed[KINDS]  # what serial calls after such pauses might have saved, until it is spent on trials
-    cdef double succession  # what those that followed each other might have saved
-    cdef double seconds_per_byte  # of serial calls
+    global stream_bytes, _stream_bytes_were_set
+    former = stream_bytes if _stream_bytes_were_set else None
+    stream_bytes = _cache_bytes if size is None else size
+    _stream_bytes_were_set = size is not None
+    return former
 
-    def __cinit__(self):
-        cdef int kind, i
-        for kind in range(KINDS):
-            self.oldest[kind] = 0
-            self.is_known[kind] = False
-            self.missed[kind] = 0
-            for i in range(REMEMBERED):
-                self.costs[kind][i] = FIRST_COST[kind]
-        self.succession = 0
-        self.seconds_per_byte = FIRST_SECONDS_PER_BYTE
 
-    cpdef bint is_worth(self, Py_ssize_t size, int count, double gap, double pause):
-        """Whether a call of `size` bytes is to get `count` threads.
+def get_stream_bytes() -> int:
+    """The size in bytes, read and written, from which results go past the cache."""
+    return stream_bytes
 
-        It begins `gap` after the end of the call before it, `pause` after the end of the last one on several threads.
-        """
-        cdef double saved = self.saved(size, count)
-        if gap >= ASLEEP_SECONDS:
-            self.succession = 0
-        return (
-            saved >= self.price(pause)
-            or saved >= self.price(gap) and self.succession + saved >= self.cost(pause)
-            or self.missed[kind_of(pause)] + saved >= TRIAL * self.cost(pause)  # a trial
-        )
 
-    cpdef int ran_alone(self, Py_ssize_t size, int count, double seconds, double gap, double pause) except -1:
-        """A call that was not worth `count` threads took so many seconds."""
-        cdef double saved = self.saved(size, count)
-        cdef double known = self.seconds_per_byte
-        self.succession += saved
-        self.miss(saved, pause)
-        if kind_of(gap) != kind_of(pause):  # the calls before it were serial too, else its pause would be as short
-            self.miss(saved, gap)
-        # By a factor of 2 at most: the thread may have been interrupted.
-        self.seconds_per_byte = min(max(seconds / size, known / 2), known * 2)
+def next_choice(direction, threads, rows, cols, size, least):
+    """Whether the next call of a shape goes past the cache, which it does from `least` bytes on if nothing is known."""
+    cdef Shape shape = Shape(direction, threads, rows, cols, size)
+    cdef bint usual = size >= least
+    return bool(goes_past(&shape, usual)) if is_tried_size(size) else bool(usual)
+
+
+def tell_seconds(direction, threads, rows, cols, size, past, seconds):
+    """What that call took, in seconds."""
+    cdef Shape shape = Shape(direction, threads, rows, cols, size)
+    if is_tried_size(size):
+        tell(&shape, past, seconds)
+
+
+def _find_cache_bytes():
+    """The last-level cache."""
+    sizes = [_read_cache_size(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") for level in range(4)]
+    return max(sizes) or DEFAULT_CACHE_BYTES
+
+
+def _read_cache_size(path):
+    """Bytes from a file that says `32768K`; 0 where there is none. (sysconf may name the caches of all sockets.)"""
+    try:
+        with open(path) as file:
+            text = file.read().strip()
+    except OSError:
         return 0
-
-    cdef void miss(self, double saved, double pause):
-        cdef int kind = kind_of(pause)
-        self.missed[kind] = min(self.missed[kind] + saved, TRIAL * self.cost(pause))
-
-    @cython.cdivision(True)
-    cpdef int ran_together(self, int count, Py_ssize_t parts, double seconds, double busy, double pause) except -1:
-        """A call on `count` threads took so many seconds; together they worked `busy` seconds on `parts` equal parts.
-
-        Where these do not come out even, the thread with most of them takes longest, however soon it began.
-        """
-        cdef int kind = kind_of(pause)
-        cdef double longest = busy * ((parts + count - 1) // count) / parts
-        cdef double cost = max(seconds - longest, 0)
-        self.costs[kind][self.oldest[kind]] = cost
-        self.oldest[kind] = (self.oldest[kind] + 1) % REMEMBERED
-        if kind != AWAKE and not self.is_known[kind]:
-            # What waking costs first is believed until the next time, whose place is this one: where it is 7 ms, to pay
-            # that twice made the 90th percentile of 25 calls after 20 ms 2 to 4 times that of one thread.
-            self.costs[kind][self.oldest[kind]] = cost
-            self.is_known[kind] = True
-        self.missed[kind] = max(self.missed[kind] - TRIAL * cost, 0)
-        self.succession = 0
-        return 0
-
-    cpdef double cost(self, double pause) except -1:
-        """Seconds that a parallel loop after such a pause takes beyond its work."""
-        cdef int kind = kind_of(pause), i
-        cdef double largest = 0, second = 0, cost
-        for i in range(REMEMBERED):
-            cost = self.costs[kind][i]
-            second = max(second, min(cost, largest))
-            largest = max(cost, largest)
-        return second
-
-    cpdef double price(self, double pause) except -1:
-        """Seconds that a call must save if it is to pay for its threads by itself."""
-        return self.cost(pause) * (1 if kind_of(pause) == AWAKE else MARGIN)
-
-    cpdef double saved(self, Py_ssize_t size, int count) except -1:
-        """Seconds by which `count` threads that share the work evenly are faster than one."""
-        return size * self.seconds_per_byte * (count - 1) / count
+    return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 0
 
 
-cdef int kind_of(double pause) noexcept:
-    return AWAKE if pause < AWAKE_SECONDS else DROWSY if pause < ASLEEP_SECONDS else ASLEEP
-
-
-cdef Waking _waking = Waking()
-
-
-cdef int threads_for(Py_ssize_t parts, Py_ssize_t size, object num_threads, Turn* turn) except -1:
-    turn.limit = turn.count = 1
-    if size < min_parallel_bytes or parts < 2 or in_parallel():
-        return 1
-    turn.limit = <int>min(thread_limit(num_threads), parts)
-    if turn.limit == 1:
-        return 1
-    turn.size = size
-    turn.busy = 0
-    turn.parts = parts
-    turn.began = now()
-    turn.gap = turn.pause = INFINITY
-    if PyThread_get_thread_ident() == _last_thread:  # each thread has its own team
-        turn.gap, turn.pause = turn.began - _last_call, turn.began - _last_region
-    if min_parallel_bytes == 0 or _waking.is_worth(size, turn.limit, turn.gap, turn.pause):
-        turn.count = turn.limit
-        remember_parallel()
-    return turn.count
-
-
-cdef int end_turn(const Turn* turn) except -1:
-    global _last_thread, _last_call, _last_region
-    cdef unsigned long thread
-    if turn.limit == 1:
-        return 0
-    thread = PyThread_get_thread_ident()
-    if thread != _last_thread:
-        _last_thread, _last_region = thread, -INFINITY
-    _last_call = turn.ended
-    if turn.count > 1:
-        _last_region = turn.ended
-        _waking.ran_together(turn.count, turn.parts, turn.ended - turn.began, turn.busy, turn.pause)
-    elif turn.size > 0:
-        _waking.ran_alone(turn.size, turn.limit, turn.ended - turn.began, turn.gap, turn.pause)
-    return 0
-
-
-cdef double now() noexcept nogil:
-    return fln_clock()
+def _bytes_from_environment(name):
+    """The size that an environment variable names, None if it is not set."""
+    value = os.environ.get(name)
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise ImportError(f"{name} must be a number of bytes, got {value!r}")
+    return min(int(value), 1 << 56)
 
 
 def _configure_from_environment():
-    value = os.environ.get("FASTLN_MIN_PARALLEL_BYTES")
-    if value:
-        if not value.isascii() or not value.isdigit():
-            raise ImportError(f"FASTLN_MIN_PARALLEL_BYTES must be a number of bytes, got {value!r}")
-        set_min_parallel_bytes(int(value))
+    global _cache_bytes
+    _cache_bytes = _find_cache_bytes()
+    least = _bytes_from_environment("FASTLN_MIN_PARALLEL_BYTES")
+    if least is not None:
+        set_min_parallel_bytes(least)
+    set_stream_bytes(_bytes_from_environment("FASTLN_STREAM_BYTES"))
+
+
+def _leave_memory():
+    leave_memory()
 
 
 _configure_from_environment()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_memory)

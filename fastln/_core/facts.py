@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastln._core import effort, isa, stores, threads
+from fastln._core import effort, isa, threads
 from fastln._version import __version__
 
 
@@ -31,7 +31,7 @@ def config() -> dict[str, Any]:
             "num_threads": threads.get_num_threads(),
             "num_threads_reason": threads.threads_reason(),
             "min_parallel_bytes": effort.get_min_parallel_bytes(),
-            "stream_bytes": stores.get_stream_bytes(),
+            "stream_bytes": effort.get_stream_bytes(),
             "cgroup_quota": threads.cgroup_quota(),
             "openmp_library": _openmp_libraries() if openmp else [],
         },

@@ -1,7 +1,16 @@
 """The active kernel table, for the modules that call kernels."""
 
 cdef extern from "fastln.h" nogil:
-    ctypedef struct fln_layer_norm_forward_args:
+    ctypedef enum fln_element:
+        FLN_F32
+        FLN_F64
+        FLN_ELEMENTS
+
+    ctypedef enum fln_norm:
+        FLN_LAYER_NORM
+        FLN_NORMS
+
+    ctypedef struct fln_forward_args:
         const void* x
         void* y
         const void* weight
@@ -14,68 +23,57 @@ cdef extern from "fastln.h" nogil:
         double eps
         int stream
 
-    ctypedef void (*fln_layer_norm_forward)(
-        const fln_layer_norm_forward_args* args, Py_ssize_t first, Py_ssize_t last
-    ) noexcept nogil
-
-    ctypedef void (*fln_layer_norm_forward_sums)(
-        const fln_layer_norm_forward_args* args, Py_ssize_t row, Py_ssize_t segment, double* sums
-    ) noexcept nogil
-
-    ctypedef void (*fln_layer_norm_forward_columns)(
-        const fln_layer_norm_forward_args* args, Py_ssize_t row, const double* sums, Py_ssize_t first, Py_ssize_t last
-    ) noexcept nogil
-
     enum:
         FLN_FORWARD_SEGMENT_COLS
         FLN_FORWARD_SUMS
-        FLN_BACKWARD_BLOCK_ROWS
-        FLN_BACKWARD_TERMS
 
-    ctypedef struct fln_layer_norm_backward_args:
+    ctypedef struct fln_backward_args:
         const void* dy
         const void* x
         const void* mean
         const void* rstd
         const void* weight
         void* dx
+        void* dweight
+        void* dbias
         Py_ssize_t dy_stride
         Py_ssize_t x_stride
         Py_ssize_t dx_stride
+        Py_ssize_t rows
         Py_ssize_t cols
         int stream
-        Py_ssize_t rows
-
-    ctypedef struct fln_layer_norm_backward_part:
-        Py_ssize_t first_row
-        Py_ssize_t last_row
-        Py_ssize_t first_col
-        Py_ssize_t last_col
+        double* dweight_totals
+        double* dbias_totals
         void* terms
-        void* dweight
-        void* dbias
-        int is_result
 
-    ctypedef void (*fln_layer_norm_backward)(
-        const fln_layer_norm_backward_args* args, const fln_layer_norm_backward_part* part
-    ) noexcept nogil
+    ctypedef struct fln_backward_parts:
+        Py_ssize_t chunks
+        Py_ssize_t blocks
+        Py_ssize_t totals
+        size_t terms
 
-    ctypedef void (*fln_layer_norm_backward_merge)(
-        const double* totals, Py_ssize_t chunks, Py_ssize_t cols, void* result
-    ) noexcept nogil
+    ctypedef struct fln_norm_kernels:
+        void (*forward)(const fln_forward_args* args, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+        void (*forward_sums)(
+            const fln_forward_args* args, Py_ssize_t row, Py_ssize_t segment, double* sums
+        ) noexcept nogil
+        void (*forward_columns)(
+            const fln_forward_args* args, Py_ssize_t row, const double* sums, Py_ssize_t first, Py_ssize_t last
+        ) noexcept nogil
+        void (*backward)(const fln_backward_args* args, Py_ssize_t chunk) noexcept nogil
+        void (*backward_terms)(const fln_backward_args* args, Py_ssize_t block) noexcept nogil
+        void (*backward_columns)(
+            const fln_backward_args* args, Py_ssize_t chunk, Py_ssize_t first, Py_ssize_t last
+        ) noexcept nogil
+
+    ctypedef struct fln_element_kernels:
+        fln_norm_kernels* norms
+        void (*divide)(Py_ssize_t rows, Py_ssize_t cols, fln_backward_parts* parts) noexcept nogil
+        void (*merge)(const fln_backward_args* args) noexcept nogil
 
     ctypedef struct fln_kernels:
         const char* isa
-        fln_layer_norm_forward layer_norm_forward_f32
-        fln_layer_norm_forward layer_norm_forward_f64
-        fln_layer_norm_forward_sums layer_norm_forward_sums_f32
-        fln_layer_norm_forward_sums layer_norm_forward_sums_f64
-        fln_layer_norm_forward_columns layer_norm_forward_columns_f32
-        fln_layer_norm_forward_columns layer_norm_forward_columns_f64
-        fln_layer_norm_backward layer_norm_backward_f32
-        fln_layer_norm_backward layer_norm_backward_f64
-        fln_layer_norm_backward_merge layer_norm_backward_merge_f32
-        fln_layer_norm_backward_merge layer_norm_backward_merge_f64
+        const fln_element_kernels* elements
 
 # Read once a call: a call that has begun keeps its kernels when another thread calls set_isa.
 cdef const fln_kernels* active

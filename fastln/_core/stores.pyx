@@ -4,18 +4,13 @@ What pays depends on how much of the last-level cache this process really has, w
 others use it too. With the same 32 MB, float32 forward 2048x1024 (17 MB) took 0.36 of the time past the cache on one
 machine; on another 1024x1024 (8 MB) took 1.2 times as long, and 4096x768 (25 MB) 0.9 on one thread and 1.4 on two. The
 bits are the same either way.
-"""
 
-import os
+Nothing here knows a clock or a limit: `effort` says which calls are tried, and what they took.
+"""
 
 cimport cython
 from libc.math cimport INFINITY
 
-# Where the size of the last-level cache is not known.
-DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
-
-stream_bytes = default_stream_bytes = 0
-stream_bytes_were_set = False
 
 # A shape, and what it took to store the result either way.
 cdef struct Trials:
@@ -28,8 +23,6 @@ cdef enum:
     PLACES = 256
 cdef Trials table[PLACES]
 
-# Nothing smaller than this part of the last-level cache gains from going past it.
-cdef Py_ssize_t TRIED_SHARE = 8
 # The first calls of a shape go the usual way, twice the other, and the usual way again: the first one of all finds its
 # memory cold, and two callers of one shape who take turns both get to know both ways.
 cdef Py_ssize_t FIRST_CALLS = 4
@@ -43,29 +36,22 @@ cdef double AGEING = 1.02
 
 
 @cython.cdivision(True)
-cdef Trials* place_of(const Shape* shape) noexcept:
+cdef Trials* place_of(const Shape* shape) noexcept nogil:
     """Where a shape is remembered, or another one that has taken its place."""
     cdef size_t place = <size_t> shape.size * 31 + <size_t> shape.rows
-    place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (2 * shape.threads + shape.operation)
+    place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (2 * shape.threads + shape.direction)
     return &table[(place ^ (place >> 17)) % PLACES]
 
 
-cdef bint is_same(const Shape* a, const Shape* b) noexcept:
+cdef bint is_same(const Shape* a, const Shape* b) noexcept nogil:
     return (
         a.size == b.size and a.rows == b.rows and a.cols == b.cols and a.threads == b.threads
-        and a.operation == b.operation
+        and a.direction == b.direction
     )
 
 
-cdef bint is_tried(const Shape* shape) noexcept:
-    return shape.size >= default_stream_bytes // TRIED_SHARE and not stream_bytes_were_set
-
-
 @cython.cdivision(True)
-cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept:
-    cdef bint usual = shape.size >= least
-    if not is_tried(shape):
-        return usual
+cdef bint goes_past(const Shape* shape, bint usual) noexcept nogil:
     cdef Trials* trials = place_of(shape)
     if not is_same(&trials.shape, shape):
         trials.shape = shape[0]
@@ -78,27 +64,15 @@ cdef bint goes_past(const Shape* shape, Py_ssize_t least) noexcept:
     return better if trials.calls % TRIED_AGAIN else not better
 
 
-cdef void tell(const Shape* shape, bint past, double seconds) noexcept:
+cdef void tell(const Shape* shape, bint past, double seconds) noexcept nogil:
     cdef Trials* trials = place_of(shape)
-    if is_tried(shape) and is_same(&trials.shape, shape):  # another thread may have given the place away
+    if is_same(&trials.shape, shape):  # another thread may have given the place away
         trials.best[past] = min(seconds, AGEING * trials.best[past])
 
 
-def next_choice(operation, threads, rows, cols, size, least):
-    """Whether the next call of a shape goes past the cache."""
-    cdef Shape shape = Shape(operation, threads, rows, cols, size)
-    return bool(goes_past(&shape, least))
-
-
-def tell_seconds(operation, threads, rows, cols, size, past, seconds):
-    """What that call took, in seconds."""
-    cdef Shape shape = Shape(operation, threads, rows, cols, size)
-    tell(&shape, past, seconds)
-
-
-def calls_of(operation, threads, rows, cols, size):
+def calls_of(direction, threads, rows, cols, size):
     """How many calls of a shape are remembered."""
-    cdef Shape shape = Shape(operation, threads, rows, cols, size)
+    cdef Shape shape = Shape(direction, threads, rows, cols, size)
     cdef Trials* trials = place_of(&shape)
     return trials.calls if is_same(&trials.shape, &shape) else 0
 
@@ -109,47 +83,4 @@ def forget():
         table[i].shape.size = -1
 
 
-def set_stream_bytes(size: int | None) -> int | None:
-    """Set the size in bytes from which results go past the cache (FASTLN_STREAM_BYTES); returns the former one.
-
-    None stands for that of the last-level cache, as at the start: then calls around it find out by themselves.
-    """
-    global stream_bytes, stream_bytes_were_set
-    former = stream_bytes if stream_bytes_were_set else None
-    stream_bytes = default_stream_bytes if size is None else size
-    stream_bytes_were_set = size is not None
-    return former
-
-
-def get_stream_bytes() -> int:
-    """The size in bytes, read and written, from which results go past the cache."""
-    return stream_bytes
-
-
-def _find_cache_bytes():
-    """The last-level cache."""
-    sizes = [_read_cache_size(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") for level in range(4)]
-    return max(sizes) or DEFAULT_CACHE_BYTES
-
-
-def _read_cache_size(path):
-    """Bytes from a file that says `32768K`; 0 where there is none. (sysconf may name the caches of all sockets.)"""
-    try:
-        with open(path) as file:
-            text = file.read().strip()
-    except OSError:
-        return 0
-    return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 0
-
-
-def _choose_stream_bytes():
-    value = os.environ.get("FASTLN_STREAM_BYTES")
-    if value and not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise ImportError(f"FASTLN_STREAM_BYTES must be a number of bytes, got {value!r}")
-    global default_stream_bytes
-    default_stream_bytes = _find_cache_bytes()
-    set_stream_bytes(min(int(value), 1 << 56) if value else None)
-
-
 forget()
-_choose_stream_bytes()

@@ -9,30 +9,41 @@ import contextvars
 import operator
 import os
 
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FLN_OPENMP _OPENMP
-    #else
-    #define FLN_OPENMP 0
-    static int omp_get_max_threads(void) { return 1; }
-    static int omp_get_num_procs(void) { return 1; }
-    static int omp_in_parallel(void) { return 0; }
-    #endif
-    """
-    const int FLN_OPENMP
-    int omp_get_max_threads() nogil
-    int omp_get_num_procs() nogil
-    int omp_in_parallel() nogil
+from cpython.contextvars cimport get_value
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 
+cdef extern from "teams.h" nogil:
+    const int FLN_OPENMP
+    int omp_get_max_threads()
+    int omp_get_num_procs()
+    int omp_get_thread_limit()
+    int omp_in_parallel()
+
+cdef extern from "teams.h" namespace "fln_teams" nogil:
+    int cpus_of_places()
+    int grant "fln_teams::team_of"(int, bint*) noexcept
+    bint may_have_led() noexcept
+    void forget_teams() noexcept
+    bint is_first_thread() noexcept
+
+# The most threads that a call gets, whatever is asked for, for each CPU that the process may use. A second one on a CPU
+# gains nothing here; eight leave room for settings that were made for a larger machine, and for tests.
+MOST_THREADS_PER_CPU = 8
+
+cdef int _most = min(MOST_THREADS_PER_CPU * omp_get_num_procs(), omp_get_thread_limit())
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did
 cdef int _default = 0  # found on first use
 cdef str _default_reason = ""
 # What the OpenMP runtime says where nobody has limited it.
 cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
-cdef bint _ran_parallel = False
-cdef bint _forked_after_parallel = False
+
+# What this process is. A child that was forked (and not replaced by another program) may have inherited a team whose
+# threads are gone.
+cdef enum:
+    NO_CHILD  # or one that has inherited no team
+    UNJUDGED  # a child, and its first thread, which alone can tell, has not asked yet
+    ORPHAN  # a child whose first thread has led a team in the parent: everything in it runs serially
+cdef int _kind = NO_CHILD
 
 _scoped = contextvars.ContextVar("fastln.threads", default=0)
 
@@ -49,8 +60,10 @@ def get_num_threads() -> int:
     -------
     int
         What `threads` or `set_num_threads` said, else OMP_NUM_THREADS if that is set, else the CPUs that this process
-        may use (affinity and cgroup quota). Never more than a limit set in the OpenMP runtime (by threadpoolctl, say).
-        1 in a build without OpenMP, and in a child process forked after this library had used several threads.
+        may use (affinity and cgroup quota). Never more than a limit set in the OpenMP runtime (by threadpoolctl, say),
+        than OMP_THREAD_LIMIT, or than 8 for each CPU that this process may use. The call runs on fewer where the system
+        refuses to start so many. 1 in a build without OpenMP, and in a child process that was forked, not started anew,
+        by a thread that had run in parallel with this library or another one on the same OpenMP runtime.
     """
     return thread_limit(None)
 
@@ -61,7 +74,8 @@ def set_num_threads(num_threads: int) -> None:
     Parameters
     ----------
     num_threads : int
-        At least 1. The results have the same bits whatever it is.
+        At least 1. The results have the same bits whatever it is. More than `get_num_threads` allows counts as that
+        many: in a forked child where that is 1, calls stay serial whatever is set.
 
     Raises
     ------
@@ -71,10 +85,7 @@ def set_num_threads(num_threads: int) -> None:
         If it is less than 1.
     """
     global _chosen
-    if num_threads is None:
-        raise TypeError("num_threads must be an int >= 1, got None")
-    check_num_threads(num_threads)
-    _chosen = min(operator.index(num_threads), 1 << 16)
+    _chosen = counted_threads(num_threads)
 
 
 def threads(num_threads: int):
@@ -92,10 +103,7 @@ def threads(num_threads: int):
     ValueError
         If it is less than 1.
     """
-    if num_threads is None:
-        raise TypeError("num_threads must be an int >= 1, got None")
-    check_num_threads(num_threads)
-    return _threads_scope(min(operator.index(num_threads), 1 << 16))
+    return _threads_scope(counted_threads(num_threads))
 
 
 @contextlib.contextmanager
@@ -111,12 +119,15 @@ def threads_reason() -> str:
     """Why get_num_threads() is what it is."""
     if not FLN_OPENMP:
         return "built without OpenMP"
-    if _forked_after_parallel:
+    limit = thread_limit(None)
+    if _kind == ORPHAN:
         return "forked after a parallel call"
     asked, reason = _asked()
-    if _runtime_limit() < asked:
+    if limit == asked:
+        return reason
+    if limit < _most:
         return "limit set in the OpenMP runtime"
-    return reason
+    return "OMP_THREAD_LIMIT" if limit == omp_get_thread_limit() else f"{MOST_THREADS_PER_CPU} per CPU are the most"
 
 
 def cgroup_quota() -> float | None:
@@ -162,10 +173,12 @@ def _find_default():
     """The default thread count and the reason for it."""
     if os.environ.get("OMP_NUM_THREADS"):
         return _unlimited, "OMP_NUM_THREADS"
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cpus = os.cpu_count() or 1
+    cpus = min(cpus_of_places(), omp_get_num_procs())
+    if not cpus:
+        try:
+            cpus = len(os.sched_getaffinity(0))
+        except AttributeError:  # not on Linux
+            cpus = os.cpu_count() or 1
     quota = cgroup_quota()
     if quota is not None and quota < cpus:
         return max(1, int(quota)), "cgroup quota"
@@ -173,8 +186,9 @@ def _find_default():
 
 
 cdef tuple _asked():
+    """What was asked for outside of the call, in a scope or for the process, and by whom."""
     global _default, _default_reason
-    scoped = _scoped.get()
+    scoped = get_value(_scoped)
     if scoped:
         return scoped, "threads()"
     if _chosen:
@@ -184,45 +198,82 @@ cdef tuple _asked():
     return _default, _default_reason
 
 
-cdef int thread_limit(object num_threads) except -1:
-    if not FLN_OPENMP or _forked_after_parallel:
-        return 1
-    if num_threads is not None:
-        return min(operator.index(num_threads), 1 << 16)
-    return min(_asked()[0], _runtime_limit())
-
-
-cdef int _runtime_limit():
-    """The limit that somebody else has set in the OpenMP runtime for this thread; very many if there is none."""
-    cdef int runtime = omp_get_max_threads()
-    return runtime if runtime != _unlimited else 1 << 16
-
-
-cdef int check_num_threads(object num_threads) except -1:
+cdef int asked_threads(object num_threads) except -1:
+    cdef long count
+    cdef int overflow = 0
     if num_threads is None:
         return 0
-    if isinstance(num_threads, bool) or not hasattr(type(num_threads), "__index__"):
-        raise TypeError(f"num_threads must be an int >= 1, got {num_threads!r}")
-    if operator.index(num_threads) < 1:
+    count_as_int = num_threads
+    if not PyLong_CheckExact(num_threads):
+        if isinstance(num_threads, bool) or not hasattr(type(num_threads), "__index__"):
+            raise TypeError(f"num_threads must be an int >= 1, got {num_threads!r}")
+        count_as_int = operator.index(num_threads)
+    count = PyLong_AsLongAndOverflow(count_as_int, &overflow)
+    if overflow > 0:
+        return _most
+    if overflow < 0 or count < 1:
         raise ValueError(f"num_threads must be an int >= 1, got {num_threads!r}")
-    return 0
+    return <int> min(count, _most)
 
 
-cdef bint in_parallel() noexcept:
+cdef int counted_threads(object num_threads) except -1:
+    """asked_threads of what must not be None."""
+    if num_threads is None:
+        raise TypeError("num_threads must be an int >= 1, got None")
+    return asked_threads(num_threads)
+
+
+cdef int limit_of(int asked) except -1:
+    cdef int runtime
+    if not FLN_OPENMP or _kind != NO_CHILD and is_orphan():
+        return 1
+    if asked:
+        return asked
+    runtime = omp_get_max_threads()
+    # A limit that somebody else has set in the runtime, for this thread.
+    return min(_asked()[0], _most, runtime if runtime != _unlimited else _most)
+
+
+cdef int thread_limit(object num_threads) except -1:
+    return limit_of(asked_threads(num_threads))
+
+
+cdef bint in_parallel() noexcept nogil:
     return omp_in_parallel()
 
 
-cdef void remember_parallel() noexcept:
-    global _ran_parallel
-    _ran_parallel = True
+cdef int team_of(int count, bint* has_grown) noexcept nogil:
+    return grant(count, has_grown)
+
+
+cdef bint is_orphan() noexcept:
+    global _kind
+    if _kind == UNJUDGED and is_first_thread():
+        _kind = ORPHAN if may_have_led() else NO_CHILD
+    return _kind == ORPHAN
 
 
 def _after_fork_in_child():
-    """libgomp's threads do not survive a fork, and a parallel loop in the child would wait for them for ever."""
-    global _forked_after_parallel
-    if _ran_parallel:
-        _forked_after_parallel = True
+    global _kind
+    forget_teams()
+    if _kind != ORPHAN:
+        _kind = UNJUDGED
+        is_orphan()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _was_forked():
+    """Whether this process was forked and still runs the program that it had then; known on Linux alone."""
+    try:
+        with open("/proc/self/stat") as file:
+            flags = int(file.read().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & 0x40)  # PF_FORKNOEXEC
+
+
+if FLN_OPENMP:
+    if _was_forked():
+        _kind = UNJUDGED
+        is_orphan()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,7 +1,7 @@
 // AArch64 Advanced SIMD, 128 bits, with fused multiply-add.
 #pragma once
 
-#include "../generic/doubled.h"
+#include "doubled.h"
 
 struct F32x4 {
   using value_type = float;

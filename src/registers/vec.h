@@ -22,9 +22,10 @@ using Vecs = typename Grown<typename NativeOf<T>::type, COUNT * LANES<T>>::type;
 template <typename T>
 using Vec = Vecs<T, 1>;
 
-// The native register, or as many as make 4 lanes: where a loop keeps so much that there is no room for virtual ones.
+// A piece of the virtual register, the native one or as many as make 4 lanes: where a loop keeps so much that there is
+// no room for virtual ones.
 template <typename T>
-using Part =
+using Piece =
     typename Grown<typename NativeOf<T>::type, (NativeOf<T>::type::lanes > 4 ? NativeOf<T>::type::lanes : 4)>::type;
 
 // Sums of registers: neighbours first, the same tree for as many registers as there are.

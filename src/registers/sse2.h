@@ -1,7 +1,7 @@
 // x86-64's baseline, 128 bits. There is no fused multiply-add: results are as accurate, but have their own last bits.
 #pragma once
 
-#include "../generic/doubled.h"
+#include "doubled.h"
 #include "x86.h"
 
 struct F32x4 {

@@ -9,25 +9,14 @@
 // eps 2^(2g - 2f) is near 1, and the factor 2^-f goes into the last operation, so that only the result is rounded.
 #pragma once
 
-#include "normalize.h"
+#include "scale.h"
 
-// Below this variance, the squares of float (double) may have lost bits to underflow: 2^-100 is 2^50 times the
-// smallest float (2^-960 is 2^114 times the smallest double).
-template <typename T>
-constexpr double SMALLEST_VARIANCE = 0x1p-100;
-template <>
-constexpr double SMALLEST_VARIANCE<double> = 0x1p-960;
-
-// Whether the moments of rows may be used as they are.
-template <typename T, int ROWS>
-FLN_INLINE bool is_in_range(const Moments<T, ROWS>& m) {
-  return all_le(PerRow<ROWS>::splat(SMALLEST_VARIANCE<T>), m.var) & all_le(m.var, PerRow<ROWS>::splat(DBL_MAX));
-}
-
-// A constant row has no variance and needs none.
-template <typename T>
-FLN_INLINE bool is_constant(const T* x, ptrdiff_t cols) {
-  if (std::isfinite(x[0]) && std::memcmp(x, x + 1, static_cast<size_t>(cols - 1) * sizeof(T)) == 0) return true;
+// A row whose x_hat is 0 in every column, which needs no variance: a constant one, if there is a mean, or zeros.
+template <typename Norm, typename S>
+FLN_INLINE bool is_flat(const S* x, ptrdiff_t cols) {
+  if (Norm::HAS_MEAN && std::isfinite(x[0]) && std::memcmp(x, x + 1, static_cast<size_t>(cols - 1) * sizeof(S)) == 0) {
+    return true;
+  }
   for (ptrdiff_t i = 0; i < cols; ++i) {  // zeros of either sign
     if (!(x[i] == 0)) return false;
   }
@@ -65,8 +54,8 @@ void shrink(T* y, ptrdiff_t cols, double shift, double rstd, double offset, int 
   }
 }
 
-template <typename Row, typename T, bool WEIGHT, bool BIAS>
-__attribute__((noinline, cold)) void rescaled_row(const T* x, T* y, ptrdiff_t cols, double inv_cols, double eps,
+template <typename Row, typename S, typename T, bool WEIGHT, bool BIAS>
+__attribute__((noinline, cold)) void rescaled_row(const S* x, S* y, ptrdiff_t cols, double inv_cols, double eps,
                                                   Affine<T, WEIGHT, BIAS> affine, T* mean, T* rstd) {
   const T peak = peak_of(x, cols);
   if (!std::isfinite(peak)) {  // one NaN or Inf makes the whole row NaN
@@ -80,14 +69,15 @@ __attribute__((noinline, cold)) void rescaled_row(const T* x, T* y, ptrdiff_t co
   const T factor = static_cast<T>(std::ldexp(1.0, g));
   for (ptrdiff_t i = 0; i < cols; ++i) y[i] = x[i] * factor;
 
-  Moments<T, 1> m = centered_moments<Row>(y, cols, inv_cols);
+  using Norm = typename Row::Norm;
+  Moments<Norm, T, 1> m = centered_moments<Row>(Stored<S>{y, 0}, cols, inv_cols);
   const int e = eps > 0 ? std::ilogb(eps) + 2 * g : 0;
   const int f = e > 0 ? (e + 1) / 2 : 0;
   m.var.v = std::ldexp(m.var.v, -2 * f);
   const double scaled_eps = std::ldexp(eps, 2 * (g - f));
   const double r = reciprocal_root<double>(Single<double>{m.var.v + scaled_eps}).high.v;
   if (f == 0) {
-    normalize<1, false>(y, 0, y, 0, cols, RowScales<T, 1>::of(m, scaled_eps), affine);
+    normalize<1, false>(Stored<S>{y, 0}, Written<S>{y, 0}, cols, RowScales<Norm, T, 1>::of(m, scaled_eps), affine);
   } else {
     shrink(y, cols, m.shift[0], r, -m.lo.v * r, f, affine);
   }

@@ -3,7 +3,7 @@
 // of all arrays; here is what makes it possible: whole lines only, and memory asked in time for what will be read.
 #pragma once
 
-#include "vec.h"
+#include "../registers/vec.h"
 
 constexpr ptrdiff_t LINE = 64, PAGE = 4096;  // bytes
 
@@ -56,8 +56,8 @@ FLN_INLINE void prefetch_ahead(const T* from, ptrdiff_t n) {
   for (ptrdiff_t i = ahead; i < ahead + n; i += LANES<T>) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Lines that the end of a row and the start of the next one share. Stored in two parts, each part would wait for the
-// line to come from memory (f32 backward 4096x768 1.3 times as long, 8192x256 twice), so the parts meet here first.
+// Lines that the end of a row and the start of the next one share. Stored in two pieces, each would wait for the
+// line to come from memory (f32 backward 4096x768 1.3 times as long, 8192x256 twice), so they meet here first.
 // Rows come in groups of at most MOST_ROWS: line q is the one before row q of the group.
 template <typename T>
 class Seams {
@@ -79,7 +79,7 @@ class Seams {
   }
 
   // The end of row q is there, n columns for the line at `to`: whole if the next row is of the same group.
-  FLN_INLINE void leave(int q, int rows, T* to, ptrdiff_t n) {
+  FLN_INLINE void put_end(int q, int rows, T* to, ptrdiff_t n) {
     if (q + 1 < rows) {
       Vec<T>::load(lines[q + 1]).stream(to);
     } else {
@@ -108,7 +108,7 @@ template <typename T, ptrdiff_t MOST_COLS>
 class Stage {
  public:
   // Where the next n <= MOST_COLS columns of the result are put instead of `to`.
-  FLN_INLINE T* place(T* to, ptrdiff_t n) {
+  FLN_INLINE T* room_for(T* to, ptrdiff_t n) {
     if (!line) {
       begin = end = cols_into_line(to);
       line = to - begin;
@@ -119,8 +119,8 @@ class Stage {
     return at;
   }
 
-  // All whole lines.
-  FLN_INLINE void leave() {
+  // Stores all whole lines.
+  FLN_INLINE void flush() {
     ptrdiff_t k = 0;
     if (begin > 0 && end >= LANES<T>) {  // the line in which the first row starts
       Vec<T>::load(lines + begin).store_first(line + begin, LANES<T> - begin);

@@ -1,7 +1,7 @@
 // Registers of 256 bits, with FMA: those of AVX2, and half of AVX-512's.
 #pragma once
 
-#include "../generic/doubled.h"
+#include "doubled.h"
 #include "x86.h"
 
 FLN_INLINE __m256i first_lanes_f32(ptrdiff_t n) {

@@ -1,4 +1,6 @@
 // Which kernels are compiled in, and which of them this CPU runs.
+#include "isas.h"
+
 #include "fastln.h"
 
 #include <cstring>
@@ -24,13 +26,11 @@ int fln_cpu_supports(const char* isa) {
 #if defined(__x86_64__)
   // __builtin_cpu_supports also asks the operating system (XGETBV) whether it saves the wide registers.
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                        __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-  if (std::strcmp(isa, "sse2") == 0) return 1;
-  if (std::strcmp(isa, "avx2") == 0) return has_avx2;
-  if (std::strcmp(isa, "avx512") == 0)
-    return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (std::strcmp(isa, "sse2") == 0) return 1;  // part of the architecture
+#define FLN_HAS(feature) __builtin_cpu_supports(feature)
+#define FLN_AND_HAS(feature) &&FLN_HAS(feature)
+  if (std::strcmp(isa, "avx2") == 0) return FLN_AVX2(FLN_HAS, FLN_AND_HAS);
+  if (std::strcmp(isa, "avx512") == 0) return FLN_AVX512(FLN_HAS, FLN_AND_HAS);
 #elif defined(__aarch64__)
   if (std::strcmp(isa, "neon") == 0) return 1;  // part of the architecture
 #endif

@@ -1,7 +1,7 @@
 // Plain C++, one element a register.
 #pragma once
 
-#include "../generic/single.h"
+#include "single.h"
 
 template <typename T>
 FLN_INLINE void sums_of_4(Single<T> a, Single<T> b, Single<T> c, Single<T> d, T* sums) {

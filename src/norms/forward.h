@@ -2,8 +2,8 @@
 // Ba, Kiros and Hinton, "Layer Normalization" (2016), arXiv:1607.06450, equation 4.
 #pragma once
 
-#include "normalize.h"
-#include "rescaled_row.h"
+#include "../rows/range.h"
+#include "../rows/scale.h"
 
 // Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
 // push them out of L1, and by two in between where they are near. One row after the other is one stream of loads and
@@ -26,26 +26,33 @@ constexpr int MANY_ROWS = VECS > 1 ? 8 : LANES<T>;
 constexpr int SHIFT_PLACE = 2 * LANES<double>;
 static_assert(FLN_FORWARD_SUMS == SHIFT_PLACE + 1, "as the caller allocates");
 
-template <typename T, bool WEIGHT, bool BIAS>
-struct LayerNormForward {
-  const fln_layer_norm_forward_args& args;
+template <typename S, typename Norm, bool WEIGHT, bool BIAS>
+struct Forward {
+  using T = Computed<S>;
+  const fln_forward_args& args;
   const ptrdiff_t cols = args.cols;
   const double inv_cols = 1.0 / static_cast<double>(cols);
   const Affine<T, WEIGHT, BIAS> affine = {static_cast<const T*>(args.weight), static_cast<const T*>(args.bias)};
 
-  FLN_INLINE const T* x(ptrdiff_t row) const { return static_cast<const T*>(args.x) + row * args.x_stride; }
-  FLN_INLINE T* y(ptrdiff_t row) const { return static_cast<T*>(args.y) + row * args.y_stride; }
+  // From a row on.
+  FLN_INLINE Stored<S> x(ptrdiff_t row) const {
+    return {static_cast<const S*>(args.x) + row * args.x_stride, args.x_stride};
+  }
+  FLN_INLINE Written<S> y(ptrdiff_t row) const {
+    return {static_cast<S*>(args.y) + row * args.y_stride, args.y_stride};
+  }
   FLN_INLINE T* mean(ptrdiff_t row) const { return args.mean ? static_cast<T*>(args.mean) + row : nullptr; }
   FLN_INLINE T* rstd(ptrdiff_t row) const { return args.rstd ? static_cast<T*>(args.rstd) + row : nullptr; }
 
   template <int ROWS>
-  FLN_INLINE RowScales<T, ROWS> scales_of(ptrdiff_t row, const Moments<T, ROWS>& m) const {
-    const RowScales<T, ROWS> scales = RowScales<T, ROWS>::of(m, args.eps);
+  FLN_INLINE RowScales<Norm, T, ROWS> scales_of(ptrdiff_t row, const Moments<Norm, T, ROWS>& m) const {
+    const RowScales<Norm, T, ROWS> scales = RowScales<Norm, T, ROWS>::of(m, args.eps);
     write_stats(row, m, scales);
     return scales;
   }
   template <int ROWS>
-  FLN_INLINE void write_stats(ptrdiff_t row, const Moments<T, ROWS>& m, const RowScales<T, ROWS>& scales) const {
+  FLN_INLINE void write_stats(ptrdiff_t row, const Moments<Norm, T, ROWS>& m,
+                              const RowScales<Norm, T, ROWS>& scales) const {
     if (args.mean) write(m.mean(), mean(row));
     if (args.rstd) {
       for (int r = 0; r < ROWS; ++r) rstd(row)[r] = scales.rstd[r];
@@ -55,15 +62,15 @@ struct LayerNormForward {
   // A row that may be anything.
   template <typename Row>
   __attribute__((noinline)) void any_row(ptrdiff_t row) const {
-    const Moments<T, 1> m = centered_moments<Row>(x(row), cols, inv_cols);
-    const bool in_range = is_in_range(m);
-    if (!in_range && !is_constant(x(row), cols)) {
-      return rescaled_row<Row>(x(row), y(row), cols, inv_cols, args.eps, affine, mean(row), rstd(row));
+    const Moments<Norm, T, 1> m = centered_moments<Row>(x(row), cols, inv_cols);
+    const bool in_range = m.is_in_range();
+    if (!in_range && !is_flat<Norm>(x(row).start, cols)) {
+      return rescaled_row<Row>(x(row).start, y(row).start, cols, inv_cols, args.eps, affine, mean(row), rstd(row));
     }
-    RowScales<T, 1> scales = scales_of(row, m);
-    // x_hat of a constant row is 0, even where 1 / sqrt(eps) is past the range of T. With eps = 0 it is 0 * Inf.
+    RowScales<Norm, T, 1> scales = scales_of(row, m);
+    // x_hat of a flat row is 0, even where 1 / sqrt(eps) is past the range of T. With eps = 0 it is 0 * Inf.
     if (!in_range && args.eps > 0) scales.rstd[0] = 0;
-    normalize<1, false>(x(row), 0, y(row), 0, cols, scales, affine);
+    normalize<1, false>(x(row), y(row), cols, scales, affine);
   }
 
   // ROWS rows at a time, as far as they go; returns the first row that is left. While one group is normalized, the
@@ -75,23 +82,23 @@ struct LayerNormForward {
   // Of more than GROUP rows, which are short ones, what is found for each is passed on through memory: a load puts a
   // number in all lanes for nothing, taking it out of a register costs a shuffle.
   template <typename Row, int ROWS, bool STREAM>
-  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last, bool ahead, Seams<T>& seams) const {
-    RowScales<T, ROWS> scales;
-    Moments<T, ROWS> m, next;
+  __attribute__((noinline)) ptrdiff_t groups(ptrdiff_t row, ptrdiff_t last, bool ahead, Seams<S>& seams) const {
+    RowScales<Norm, T, ROWS> scales;
+    Moments<Norm, T, ROWS> m, next;
     ptrdiff_t ready = -1;  // the group that `scales` belongs to
-    if (ahead && row + ROWS <= last) find_shift<Row>(next, x(row), args.x_stride, cols, inv_cols);
+    if (ahead && row + ROWS <= last) find_shift<Row>(next, x(row), cols, inv_cols);
     for (; row + ROWS <= last; row += ROWS) {
       if (ahead) {
         for (int r = 0; r < ROWS; ++r) m.shift[r] = next.shift[r];
         if constexpr (ROWS > GROUP) keep_in_memory(m.shift);
       } else {
-        find_shift<Row>(m, x(row), args.x_stride, cols, inv_cols);
+        find_shift<Row>(m, x(row), cols, inv_cols);
       }
       const bool more = ahead && row + 2 * ROWS <= last;
-      if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
-      find_moments<Row>(m, x(row), args.x_stride, cols, inv_cols);
+      if (Row::is_short && more) find_shift<Row>(next, x(row + ROWS), cols, inv_cols);
+      find_moments<Row>(m, x(row), cols, inv_cols);
       if (Row::is_short && ready >= 0) normalize_group<Row, STREAM>(ready, scales, seams);
-      if (m.is_centered() & is_in_range(m)) {
+      if (m.is_centered() & m.is_in_range()) {
         scales = scales_of(row, m);
         if constexpr (ROWS > GROUP) keep_in_memory(scales);
         ready = row;
@@ -101,7 +108,7 @@ struct LayerNormForward {
         ready = -1;
       }
       if (Row::is_short) continue;
-      if (more) find_shift<Row>(next, x(row + ROWS), args.x_stride, cols, inv_cols);
+      if (more) find_shift<Row>(next, x(row + ROWS), cols, inv_cols);
       if (ready >= 0) normalize_group<Row, STREAM>(ready, scales, seams);
     }
     if (Row::is_short && ready >= 0) normalize_group<Row, STREAM>(ready, scales, seams);
@@ -109,19 +116,19 @@ struct LayerNormForward {
   }
 
   template <typename Row, bool STREAM, int ROWS>
-  FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<T, ROWS>& scales, Seams<T>& seams) const {
+  FLN_INLINE void normalize_group(ptrdiff_t row, const RowScales<Norm, T, ROWS>& scales, Seams<S>& seams) const {
     if constexpr (ROWS > GROUP) {
-      normalize_short<Row, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine);
+      normalize_short<Row, STREAM>(x(row), y(row), cols, scales, affine);
     } else {
-      normalize<ROWS, STREAM>(x(row), args.x_stride, y(row), args.y_stride, cols, scales, affine, &seams);
+      normalize<ROWS, STREAM>(x(row), y(row), cols, scales, affine, &seams);
     }
   }
 
   template <int VECS, bool WHOLE, bool STREAM>
-  FLN_INLINE ptrdiff_t many_short_rows(ptrdiff_t row, ptrdiff_t last, Seams<T>& seams) const {
+  FLN_INLINE ptrdiff_t many_short_rows(ptrdiff_t row, ptrdiff_t last, Seams<S>& seams) const {
     if constexpr (VECS <= MANY_UP_TO<T, WHOLE>) {
       if (row + MANY_ROWS<T, VECS> <= last) {
-        row = groups<ShortRow<T, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
+        row = groups<ShortRow<S, Norm, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
       }
     }
     return row;
@@ -132,7 +139,7 @@ struct LayerNormForward {
     const size_t size = static_cast<size_t>(cols) * sizeof(T);
     const size_t all = 2 * size * static_cast<size_t>(last - row);
     const bool ahead = Row::is_short || STREAM || all <= NEAR_BYTES;
-    Seams<T> seams;
+    Seams<S> seams;
     if (STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0
                : Row::is_short || (all <= FAR_BYTES && size <= GROUPS_UP_TO) || size >= GROUPS_FROM) {
       if constexpr (Row::is_short) {
@@ -157,42 +164,50 @@ struct LayerNormForward {
 
   // Streaming reads ahead and joins the ends of rows: for arrays in one piece.
   FLN_INLINE bool wants_stream(ptrdiff_t first) const {
-    return args.stream && args.x_stride == cols && args.y_stride == cols && can_stream(y(first), cols);
+    return args.stream && args.x_stride == cols && args.y_stride == cols && can_stream(y(first).start, cols);
   }
 
   // What a segment of a long row adds to its sums, and the shift, since x may be gone when the sums are used (y == x).
   void find_sums(ptrdiff_t row, ptrdiff_t segment, double* sums) const {
     const ptrdiff_t first = segment * SEGMENT_COLS, left = cols - first;
-    Moments<T, 1> m;
-    find_shift<LongRow<T>>(m, x(row), 0, cols, inv_cols);
-    LongRow<T>::segment(x(row) + first, left < SEGMENT_COLS ? left : SEGMENT_COLS, m.shift[0]).store(sums);
+    Moments<Norm, T, 1> m;
+    find_shift<LongRow<S, Norm>>(m, x(row), cols, inv_cols);
+    LongRow<S, Norm>::segment(x(row).from(first), left < SEGMENT_COLS ? left : SEGMENT_COLS, m.shift[0]).store(sums);
     sums[SHIFT_PLACE] = m.shift[0];
   }
 
-  // Columns [first, last) of a long row, from the sums of its segments. Who has the first ones takes all of a row that
-  // is not as rows mostly are.
-  void columns(ptrdiff_t row, const double* sums, ptrdiff_t first, ptrdiff_t last) const {
-    MomentTotals<T> totals = MomentTotals<T>::load(sums);
-    for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
-      totals.add(MomentTotals<T>::load(sums + i / SEGMENT_COLS * FLN_FORWARD_SUMS));
-    }
-    Moments<T, 1> m;
-    m.shift[0] = static_cast<T>(sums[SHIFT_PLACE]);
-    const double d = totals.d.folded().sum(), dd = totals.dd.folded().sum();
-    m.set(&d, &dd, inv_cols);
-    if (!(m.is_centered() & is_in_range(m))) {
-      if (first == 0) any_row<LongRow<T>>(row);
+  // Columns [first, last) of a long row, from the sums of its segments. A row that is not as rows mostly are is done
+  // whole by the caller of its first columns.
+  void some_columns(ptrdiff_t row, const double* sums, ptrdiff_t first, ptrdiff_t last) const {
+    const Moments<Norm, T, 1> m = moments_of(sums);
+    if (!(m.is_centered() & m.is_in_range())) {
+      if (first == 0) any_row<LongRow<S, Norm>>(row);
       return;
     }
-    const RowScales<T, 1> scales = RowScales<T, 1>::of(m, args.eps);
+    const RowScales<Norm, T, 1> scales = RowScales<Norm, T, 1>::of(m, args.eps);
     if (first == 0) write_stats(row, m, scales);
-    const bool stream = wants_stream(row) && can_stream(y(row) + first, last - first);
+    const bool stream = wants_stream(row) && can_stream(y(row).start + first, last - first);
     stream ? columns<true>(row, first, last, scales) : columns<false>(row, first, last, scales);
   }
+  FLN_INLINE Moments<Norm, T, 1> moments_of(const double* sums) const {
+    using RowTotals = typename LongRow<S, Norm>::RowTotals;
+    RowTotals totals = RowTotals::load(sums);
+    for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
+      totals.add(RowTotals::load(sums + i / SEGMENT_COLS * FLN_FORWARD_SUMS));
+    }
+    const auto lanes = totals.folded();
+    double row_sums[MOMENT_SUMS<Norm>][1];
+    for (int k = 0; k < MOMENT_SUMS<Norm>; ++k) row_sums[k][0] = lanes.of[k].sum();
+    Moments<Norm, T, 1> m;
+    m.shift[0] = static_cast<T>(sums[SHIFT_PLACE]);
+    m.set(row_sums, inv_cols);
+    return m;
+  }
   template <bool STREAM>
-  FLN_INLINE void columns(ptrdiff_t row, ptrdiff_t first, ptrdiff_t last, const RowScales<T, 1>& scales) const {
-    Seams<T> seams;
-    normalize<1, STREAM>(x(row) + first, 0, y(row) + first, 0, last - first, scales, affine.from(first), &seams);
+  FLN_INLINE void columns(ptrdiff_t row, ptrdiff_t first, ptrdiff_t last, const RowScales<Norm, T, 1>& scales) const {
+    Seams<S> seams;
+    const Written<S> to = {y(row).start + first, 0};
+    normalize<1, STREAM>(x(row).from(first), to, last - first, scales, affine.from(first), &seams);
     if (STREAM) {
       seams.close();
       stream_fence();
@@ -203,37 +218,37 @@ struct LayerNormForward {
   // at a line's end would make two registers out of few (65536x64 twice as long).
   template <typename Row>
   FLN_INLINE void rows_as_they_lie(ptrdiff_t first, ptrdiff_t last) const {
-    const bool stream = wants_stream(first) && (!Row::is_short || is_whole_lines(y(first), cols));
+    const bool stream = wants_stream(first) && (!Row::is_short || is_whole_lines(y(first).start, cols));
     stream ? rows<Row, true>(first, last) : rows<Row>(first, last);
   }
 
   // Of rows of one register the work is more than the traffic (262144x16 float32 1.05 times as long if streamed).
   FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
-    if (cols > STEP<T>) return rows_as_they_lie<LongRow<T>>(first, last);
+    if (cols > STEP<T>) return rows_as_they_lie<LongRow<S, Norm>>(first, last);
     switch ((cols + LANES<T> - 1) / LANES<T>) {
       case 1:
-        return rows<ShortRow<T, 1>>(first, last);
+        return rows<ShortRow<S, Norm, 1>>(first, last);
       case 2:
-        return rows_as_they_lie<ShortRow<T, 2>>(first, last);
+        return rows_as_they_lie<ShortRow<S, Norm, 2>>(first, last);
       case 3:
-        return rows_as_they_lie<ShortRow<T, 3>>(first, last);
+        return rows_as_they_lie<ShortRow<S, Norm, 3>>(first, last);
       default:
-        return rows_as_they_lie<ShortRow<T, 4>>(first, last);
+        return rows_as_they_lie<ShortRow<S, Norm, 4>>(first, last);
     }
   }
 };
 
 // work(kernel) with the kernel of the parameters that are there.
-template <typename T, typename Work>
-FLN_INLINE void with_parameters(const fln_layer_norm_forward_args& args, Work work) {
+template <typename S, typename Norm, typename Work>
+FLN_INLINE void with_parameters(const fln_forward_args& args, Work work) {
   if (args.weight && args.bias) {
-    work(LayerNormForward<T, true, true>{args});
+    work(Forward<S, Norm, true, true>{args});
   } else if (args.weight) {
-    work(LayerNormForward<T, true, false>{args});
+    work(Forward<S, Norm, true, false>{args});
   } else if (args.bias) {
-    work(LayerNormForward<T, false, true>{args});
+    work(Forward<S, Norm, false, true>{args});
   } else {
-    work(LayerNormForward<T, false, false>{args});
+    work(Forward<S, Norm, false, false>{args});
   }
 }
 
@@ -251,22 +266,21 @@ struct SomeColumns {
   ptrdiff_t first, last;
   template <typename Kernel>
   FLN_INLINE void operator()(Kernel kernel) const {
-    kernel.columns(row, sums, first, last);
+    kernel.some_columns(row, sums, first, last);
   }
 };
 
-template <typename T>
-void layer_norm_forward(const fln_layer_norm_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
-  with_parameters<T>(*args, WholeRows{first, last});
+template <typename S, typename Norm>
+void forward(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
+  with_parameters<S, Norm>(*args, WholeRows{first, last});
 }
 
-template <typename T>
-void layer_norm_forward_sums(const fln_layer_norm_forward_args* args, ptrdiff_t row, ptrdiff_t segment, double* sums) {
-  LayerNormForward<T, false, false>{*args}.find_sums(row, segment, sums);
+template <typename S, typename Norm>
+void forward_sums(const fln_forward_args* args, ptrdiff_t row, ptrdiff_t segment, double* sums) {
+  Forward<S, Norm, false, false>{*args}.find_sums(row, segment, sums);
 }
 
-template <typename T>
-void layer_norm_forward_columns(const fln_layer_norm_forward_args* args, ptrdiff_t row, const double* sums,
-                                ptrdiff_t first, ptrdiff_t last) {
-  with_parameters<T>(*args, SomeColumns{row, sums, first, last});
+template <typename S, typename Norm>
+void forward_columns(const fln_forward_args* args, ptrdiff_t row, const double* sums, ptrdiff_t first, ptrdiff_t last) {
+  with_parameters<S, Norm>(*args, SomeColumns{row, sums, first, last});
 }

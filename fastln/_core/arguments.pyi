@@ -1,0 +1,9 @@
+from collections.abc import Sequence
+from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+def as_floats(name: str, value: ArrayLike) -> NDArray[np.floating[Any]]: ...
+def as_eps(eps: SupportsFloat) -> float: ...
+def as_sizes(normalized_shape: SupportsIndex | Sequence[SupportsIndex] | None) -> tuple[int, ...] | None: ...

@@ -1,0 +1,220 @@
+// The second sweep of the gradients: dx, and what a block of rows adds to dweight and dbias.
+//
+//   dx = rstd * (g - mean_g - x_hat * mean_gx), g = dy * weight
+//   dweight = sum of dy * x_hat, dbias = sum of dy, over rows
+//
+// dweight and dbias are summed in T over a block of rows, as a tree over pairs of rows (which loses less than a chain).
+// Which columns are swept together changes no bit.
+#pragma once
+
+#include "block_sums.h"
+
+// A row in the second sweep, from some column on, in registers V.
+template <typename S, typename V>
+struct SecondRow {
+  const S* dy;
+  const S* x;
+  S* dx;
+  V mean, rstd, offset, minus_mean_g, minus_mean_gx;
+
+  // The row from `n` columns further on, with another place for dx.
+  FLN_INLINE SecondRow from(ptrdiff_t n, S* to) const {
+    SecondRow rest = *this;
+    rest.dy = dy + n;
+    rest.x = x + n;
+    rest.dx = to;
+    return rest;
+  }
+};
+
+template <typename V, typename Call, typename T = typename Call::T>
+FLN_INLINE SecondRow<typename Call::S, V> second_row(const Call& call, ptrdiff_t block, int r,
+                                                     const BlockTerms<T>& terms, ptrdiff_t i) {
+  const ptrdiff_t row = block + r;
+  SecondRow<typename Call::S, V> at;
+  at.dy = call.dy(row) + i;
+  at.x = call.x(row) + i;
+  if (Call::DX || Call::DWEIGHT) {
+    at.mean = V::splat(call.mean[row]);
+    at.rstd = V::splat(call.rstd[row]);
+    at.offset = V::splat(terms.offset[r]);
+  }
+  if (Call::DX) {
+    at.dx = call.dx(row) + i;
+    at.minus_mean_g = V::splat(-terms.mean_g[r]);
+    at.minus_mean_gx = V::splat(-terms.mean_gx[r]);
+  }
+  return at;
+}
+
+// One register of a row, d = x - mean: dx, and the row added to what its pair adds to dweight and dbias.
+template <typename Call, typename Row, typename V>
+FLN_INLINE V gradients(const Row& row, bool is_first, V d, V dy, V weight, V& dw, V& db) {
+  if (Call::DBIAS) db = is_first ? dy : db + dy;
+  if (!Call::DX && !Call::DWEIGHT) return dy;  // nobody asks for it
+  const V x_hat = accurate_fma(d, row.rstd, row.offset);
+  if (Call::DWEIGHT) dw = is_first ? dy * x_hat : accurate_fma(dy, x_hat, dw);
+  const V g = Call::WEIGHT ? fma(dy, weight, row.minus_mean_g) : dy + row.minus_mean_g;
+  return fma(x_hat, row.minus_mean_gx, g) * row.rstd;
+}
+
+// How dx is stored; the last two go past the cache.
+enum class Stores { CACHED, STREAMED, STAGED };
+
+// What whole rows pass through.
+template <typename S, Stores HOW>
+struct ExitOf {
+  struct None {
+    void close() {}
+  };
+  using type = None;
+};
+template <typename S>
+struct ExitOf<S, Stores::STREAMED> {
+  using type = Seams<S>;
+};
+template <typename S>
+struct ExitOf<S, Stores::STAGED> {
+  using type = Stage<S, 2 * WAITING_COLS<Computed<S>>>;
+};
+template <typename S, Stores HOW>
+using Exit = typename ExitOf<S, HOW>::type;
+
+template <Stores HOW, typename S>
+FLN_INLINE ptrdiff_t head_of(const S* to, ptrdiff_t n) {
+  return HOW == Stores::STAGED ? 0 : head_cols<HOW == Stores::STREAMED>(to, n);
+}
+
+// The second sweep over ROWS rows, by registers that are pieces of virtual ones.
+template <typename Call, int ROWS, Adds ADDS>
+struct SecondSweep {
+  using S = typename Call::S;
+  using T = typename Call::T;
+  using V = Piece<T>;
+  using Row = SecondRow<S, V>;
+
+  // One register of columns, or only its first n lanes. All is loaded before anything is stored: rows may stand at the
+  // same place of different pages, see WaitingRoom.
+  template <bool ALL, bool STREAM>
+  static FLN_INLINE void write_register(const Row* rows, const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+    V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db;
+    for (int k = 0; k < ROWS; ++k) {
+      dy[k] = load_lanes<V, ALL>(rows[k].dy + i, n);
+      if (Call::DX || Call::DWEIGHT) x[k] = load_lanes<V, ALL>(rows[k].x + i, n);
+    }
+    if (Call::WEIGHT) weight = load_lanes<V, ALL>(to.weight + i, n);
+    for (int k = 0; k < ROWS; ++k) {
+      const V d = Call::DX || Call::DWEIGHT ? x[k] - rows[k].mean : dy[k];
+      dx[k] = gradients<Call>(rows[k], k == 0, d, dy[k], weight, dw, db);
+    }
+    if (Call::DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);
+    if (Call::DBIAS) db = to.dbias.template with<ADDS, ALL>(db, to.now, i, n);
+    if (Call::DX) {
+      for (int k = 0; k < ROWS; ++k) store_lanes<ALL, STREAM>(dx[k], rows[k].dx + i, n);
+    }
+    if (Call::DWEIGHT) to.template put<ADDS, ALL>(dw, to.dweight, i, n);
+    if (Call::DBIAS) to.template put<ADDS, ALL>(db, to.dbias, i, n);
+  }
+
+  // Over n columns, at most those of a virtual register: in pieces of it, since two rows of those are all that there is
+  // room for (AVX2, 128x768: float32 0.94, float64 0.96 of the time of two rows of whole ones).
+  template <bool ALL, bool STREAM>
+  static FLN_INLINE void write_lanes(const Row* rows, const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+#pragma GCC unroll 16
+    for (int piece = 0; piece < LANES<T>; piece += V::lanes) {
+      if (ALL) {
+        write_register<true, STREAM>(rows, to, i + piece, V::lanes);
+      } else if (piece < n) {
+        const ptrdiff_t left = n - piece;
+        write_register<false, STREAM>(rows, to, i + piece, left < V::lanes ? left : V::lanes);
+      }
+    }
+  }
+
+  // Of x too if rows are long: of these, the first sweep reads nothing else and leaves it to the hardware (with what it
+  // asked for ahead, 64x65536 float64 took 1.14 times as long).
+  static FLN_INLINE void prefetch_rows(const Call& call, const Row* rows, ptrdiff_t i) {
+    for (int q = 0; q < ROWS; ++q) {
+      prefetch_ahead(rows[q].dy + i, LANES<T>);
+      if (!call.in_one) prefetch_ahead(rows[q].x + i, LANES<T>);
+    }
+  }
+
+  // Columns [i, i + n) of the rows from the `r`-th of the block on; `exit` is for whole rows, else NULL.
+  template <Stores HOW>
+  static FLN_INLINE void run(const Call& call, ptrdiff_t block, int r, const BlockTerms<T>& terms,
+                             const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n, Exit<S, HOW>* exit) {
+    constexpr bool PREFETCH = HOW != Stores::CACHED, STREAM = HOW == Stores::STREAMED;
+    Row rows[ROWS];
+    for (int q = 0; q < ROWS; ++q) {
+      rows[q] = second_row<V>(call, block, r + q, terms, i);
+      if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->room_for(rows[q].dx, n);
+    }
+    const ptrdiff_t head = head_of<HOW>(call.written(block + r, i), n);
+    if (head > 0) write_head<HOW>(rows, to, head, exit);
+    ptrdiff_t k = head;
+    for (; k + LANES<T> <= n; k += LANES<T>) {
+      if (PREFETCH) prefetch_rows(call, rows, k);
+      write_lanes<true, STREAM>(rows, to, k, LANES<T>);
+    }
+    if (k < n) {
+      if (PREFETCH) prefetch_rows(call, rows, k);  // and the line of the next row's head
+      write_end<HOW>(rows, to, k, n, exit);
+    }
+    if constexpr (HOW == Stores::STAGED) exit->flush();
+  }
+
+  // The columns before the first whole line, and those after the last one.
+  template <Stores HOW>
+  static FLN_INLINE void write_head(const Row* rows, const SecondCols<T>& to, ptrdiff_t head, Exit<S, HOW>* exit) {
+    if constexpr (HOW == Stores::STREAMED) {
+      if (exit) {
+        Row starts[ROWS];
+        for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, exit->start(q, head));
+        write_lanes<false, false>(starts, to, 0, head);
+        return exit->close_before(rows[0].dx, head);
+      }
+    }
+    write_lanes<false, false>(rows, to, 0, head);
+  }
+  template <Stores HOW>
+  static FLN_INLINE void write_end(const Row* rows, const SecondCols<T>& to, ptrdiff_t k, ptrdiff_t n,
+                                   Exit<S, HOW>* exit) {
+    if constexpr (HOW == Stores::STREAMED) {
+      if (exit) {
+        Row ends[ROWS];
+        for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, exit->end(q, ROWS));
+        write_lanes<false, false>(ends, to.from(k), 0, n - k);
+        for (int q = 0; q < ROWS; ++q) exit->put_end(q, ROWS, rows[q].dx + k, n - k);
+        return;
+      }
+    }
+    write_lanes<false, false>(rows, to, k, n - k);
+  }
+};
+
+// Over columns [i, i + n) of rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded
+// once for two rows.
+template <Stores HOW, typename Call, typename T = typename Call::T>
+__attribute__((noinline)) void second_sweep(const Call& call, ptrdiff_t block, int r, int end,
+                                            const BlockTerms<T>& terms, const SecondCols<T>& cols_of, ptrdiff_t i,
+                                            ptrdiff_t n, Exit<typename Call::S, HOW>* exit) {
+  SecondCols<T> to = cols_of;
+  for (; r + 2 <= end; r += 2) {
+    to.now = r / HALF_ROWS;
+    if (r % HALF_ROWS == 0) {
+      SecondSweep<Call, 2, Adds::FIRST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+    } else if (r + 2 == BLOCK_ROWS && last_pair_adds_to_totals<Call>(to)) {
+      SecondSweep<Call, 2, Adds::LAST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+    } else {
+      SecondSweep<Call, 2, Adds::MORE>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+    }
+  }
+  if (r == end) return;
+  to.now = r / HALF_ROWS;
+  if (r % HALF_ROWS == 0) {
+    SecondSweep<Call, 1, Adds::FIRST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+  } else {
+    SecondSweep<Call, 1, Adds::MORE>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+  }
+}

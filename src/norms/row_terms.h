@@ -1,0 +1,114 @@
+// The first sweep of the gradients: what the second one needs of each row (BlockTerms).
+//
+//   z = (x - mean) * rstd, g = dy * weight          offset = -sum(z) / D            x_hat = z + offset
+//   mean_g = sum(g) / D                             mean_gx = sum(g * x_hat) / D = (sum(g * z) + offset * sum(g)) / D
+//
+// The saved mean is rounded to T, so z differs from x_hat by a constant, which is found here too.
+#pragma once
+
+#include "../rows/sums.h"
+#include "backward_call.h"
+
+// Registers of a row that are summed as a tree.
+constexpr int TREE = 8;
+template <typename T>
+constexpr ptrdiff_t TREE_COLS = TREE * LANES<T>;
+
+// The sums over a row: of z, g and g * z.
+enum { Z, G, GZ, TERM_SUMS };
+template <typename V>
+using TermSums = Sums<V, TERM_SUMS>;
+
+// Over one register or two.
+template <int COUNT, typename V>
+FLN_INLINE TermSums<V> leaf_sums(const V* z, const V* g) {
+  if constexpr (COUNT == 1) {
+    return {{z[0], g[0], g[0] * z[0]}};
+  } else {
+    return {{z[0] + z[1], g[0] + g[1], fma(g[1], z[1], g[0] * z[0])}};
+  }
+}
+
+// The leaves of a row's trees, in registers R, which are virtual ones or pieces of them.
+template <typename Call, typename R>
+struct TermLeaves {
+  using V = R;
+  using S = typename Call::S;
+  using T = typename Call::T;
+  using Sum = TermSums<V>;
+  static constexpr ptrdiff_t lanes = LANES<T>;
+  Stored<S> dy, x;
+  const T* weight;  // or NULL
+  T mean, rstd;
+
+  FLN_INLINE auto half() const { return TermLeaves<Call, decltype(V::low)>{dy, x, weight, mean, rstd}; }
+
+  FLN_INLINE Sum one(ptrdiff_t i, ptrdiff_t n) const {
+    V z, g;
+    load<false>(i, n, z, g);
+    return leaf_sums<1>(&z, &g);
+  }
+  template <bool ALL>
+  FLN_INLINE Sum two(ptrdiff_t i, ptrdiff_t n) const {
+    V z[2], g[2];
+    load<true>(i, lanes, z[0], g[0]);
+    load<ALL>(i + lanes, n, z[1], g[1]);
+    return leaf_sums<2>(z, g);
+  }
+
+  // z and g of one register of columns. Lanes past the end of the row are 0.
+  template <bool ALL>
+  FLN_INLINE void load(ptrdiff_t i, ptrdiff_t n, V& z, V& g) const {
+    const V means = V::splat(mean);
+    z = ((ALL ? x.template load<V>(i) : x.load_first(i, n, means)) - means) * V::splat(rstd);
+    g = dy.template lanes<V, ALL>(i, n);
+    if (Call::WEIGHT) g = g * load_lanes<V, ALL>(weight + i, n);
+  }
+};
+
+// A block of a long row, summed as a tree. With PREFETCH, x is asked for ahead of it.
+template <typename Call, bool PREFETCH>
+struct Tree {
+  using T = typename Call::T;
+  static constexpr ptrdiff_t COLS = TREE_COLS<T>;
+  const TermLeaves<Call, Vec<T>>& row;
+  bool in_one;
+
+  FLN_INLINE TermSums<Vec<T>> sums(ptrdiff_t i, ptrdiff_t n) const {
+    if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, n);
+    return n == COLS ? tree_by_pieces<TREE>(row, i) : tree_first<TREE>(row, i, n);
+  }
+};
+
+// From the sums over lanes of a row, the `r`-th of its block. The three sums of these share most of their work.
+template <typename Call, typename V, typename T = typename Call::T>
+FLN_INLINE void write_terms(const Call& call, const TermSums<V>& lanes, BlockTerms<T>& terms, int r) {
+  using A = typename V::value_type;
+  A sums[4];
+  sums_of_4(lanes.of[Z], lanes.of[G], lanes.of[GZ], lanes.of[GZ], sums);
+  const A inv = static_cast<A>(call.inv_cols), offset = -(sums[Z] * inv);
+  terms.offset[r] = static_cast<T>(offset);
+  terms.mean_g[r] = static_cast<T>(sums[G] * inv);
+  terms.mean_gx[r] = static_cast<T>((sums[GZ] + offset * sums[G]) * inv);
+}
+
+template <bool PREFETCH, typename Call, typename T = typename Call::T>
+FLN_INLINE void find_terms(const Call& call, ptrdiff_t row, BlockTerms<T>& terms, int r) {
+  const TermLeaves<Call, Vec<T>> leaves = {
+      {call.dy(row), 0}, {call.x(row), 0}, call.weight, call.mean[row], call.rstd[row]};
+  const ptrdiff_t cols = call.cols;
+  if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
+    if (PREFETCH) prefetch_ahead(leaves.x.start, cols);
+    return write_terms(call, tree_first<TREE>(leaves, 0, cols), terms, r);
+  }
+  auto totals = Totals<T, TERM_SUMS>::zero();
+  add_blocks(totals, Tree<Call, PREFETCH>{leaves, call.in_one}, 0, cols);
+  write_terms(call, totals.folded(), terms, r);
+}
+
+// Over rows [r, end) of the block that starts at row `block`.
+template <bool PREFETCH, typename Call, typename T = typename Call::T>
+__attribute__((noinline)) void first_sweep(const Call& call, ptrdiff_t block, int r, int end, BlockTerms<T>& terms) {
+  if (!Call::DX && !Call::DWEIGHT) return;  // dbias needs nothing
+  for (; r < end; ++r) find_terms<PREFETCH>(call, block + r, terms, r);
+}

@@ -1,0 +1,315 @@
+// Checks the register layer of one ISA (src/registers) by itself, each operation on each kind of register against the
+// same in plain C++, at each n of what takes the first n lanes. test_registers.py builds it for each ISA: ISA_HEADER is
+// the header, ISA_FEATURES (if any) what its region is compiled for. It prints what fails, and how much was checked.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "target.h"
+
+static long checked = 0, failed = 0;
+
+static void check(bool good, const char* what, int lanes, size_t size, ptrdiff_t n) {
+  ++checked;
+  if (good) return;
+  ++failed;
+  std::printf("%s, %d lanes of %d bytes, n = %d\n", what, lanes, static_cast<int>(size), static_cast<int>(n));
+}
+
+// The end of memory: what is touched past `end` ends the process.
+static char* end_of_memory() {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* const pages = mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED || mprotect(static_cast<char*>(pages) + page, page, PROT_NONE) != 0) std::abort();
+  return static_cast<char*>(pages) + page;
+}
+
+// Numbers of many magnitudes and both signs, always the same ones.
+static double number() {
+  static uint64_t state = 1;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  const double fraction = static_cast<double>(state >> 11) * 0x1p-53 - 0.5;
+  return std::ldexp(fraction, static_cast<int>(state >> 5 & 15) - 8);
+}
+
+#ifdef ISA_FEATURES
+FLN_TARGET_BEGIN(ISA_FEATURES)
+#endif
+namespace {
+#include ISA_HEADER
+#include "registers/lanes.h"
+#include "registers/per_row.h"
+#include "registers/totals.h"
+
+template <typename T>
+bool same(const T* a, const T* b, ptrdiff_t n) {
+  return std::memcmp(a, b, static_cast<size_t>(n) * sizeof(T)) == 0;
+}
+
+template <typename T>
+void fill(T* p, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i < n; ++i) p[i] = static_cast<T>(number());
+}
+
+// a * b + c as fma() rounds it here.
+template <typename T>
+T fma_of(T a, T b, T c) {
+  if (HAS_FMA) return std::fma(a, b, c);
+  const volatile T product = a * b;
+  return product + c;
+}
+
+// Lane i plus lane i + half, until one is left.
+template <typename T>
+T sum_of(const T* p, ptrdiff_t n) {
+  T lane[64];
+  for (ptrdiff_t i = 0; i < n; ++i) lane[i] = p[i];
+  for (ptrdiff_t half = n / 2; half > 0; half /= 2) {
+    for (ptrdiff_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
+  }
+  return lane[0];
+}
+
+// One kind of register V, and 5 of them in memory.
+template <typename V>
+struct Registers {
+  using T = typename V::value_type;
+  static constexpr int lanes = V::lanes;
+  alignas(64) T a[lanes], b[lanes], c[lanes], d[lanes], expected[lanes], found[lanes];
+
+  void expect(V result, const char* what, ptrdiff_t n = lanes) {
+    result.store(found);
+    check(same(found, expected, lanes), what, lanes, sizeof(T), n);
+  }
+
+  void arithmetic() {
+    const V x = V::load(a), y = V::load(b), z = V::load(c);
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] + b[i];
+    expect(x + y, "+");
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] - b[i];
+    expect(x - y, "-");
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] * b[i];
+    expect(x * y, "*");
+    for (int i = 0; i < lanes; ++i) expected[i] = fma_of(a[i], b[i], c[i]);
+    expect(fma(x, y, z), "fma");
+    for (int i = 0; i < lanes; ++i) expected[i] = b[0];
+    expect(V::splat(b[0]), "splat");
+    const T sum = x.sum(), sum_expected = sum_of(a, lanes);
+    check(same(&sum, &sum_expected, 1), "sum", lanes, sizeof(T), lanes);
+    T sums[4], sums_expected[4] = {sum_of(a, lanes), sum_of(b, lanes), sum_of(c, lanes), sum_of(d, lanes)};
+    sums_of_4(x, y, z, V::load(d), sums);
+    check(same(sums, sums_expected, 4), "sums_of_4", lanes, sizeof(T), 4);
+  }
+
+  // Whole registers in memory, and their first n lanes at its very end.
+  void memory(char* end) {
+    V::load(a).store(found);
+    check(same(found, a, lanes), "load, store", lanes, sizeof(T), lanes);
+    V::load(b).stream(found);
+    stream_fence();
+    check(same(found, b, lanes), "stream", lanes, sizeof(T), lanes);
+    for (ptrdiff_t n = 0; n <= lanes; ++n) {
+      T* const last = reinterpret_cast<T*>(end) - n;
+      for (ptrdiff_t i = 0; i < n; ++i) last[i] = a[i];
+      first_lanes(last, n);
+      load_ends_of(last, n);
+    }
+  }
+
+  void first_lanes(T* last, ptrdiff_t n) {
+    for (int i = 0; i < lanes; ++i) expected[i] = i < n ? a[i] : b[i];
+    expect(V::load_first(last, n, V::load(b)), "load_first", n);
+    for (int i = 0; i < lanes; ++i) expected[i] = i < n ? a[i] : 0;
+    expect(load_lanes<V, false>(last, n), "load_lanes", n);
+    const T before = static_cast<T>(7);
+    last[-1] = before;
+    V::load(c).store_first(last, n);
+    check(same(last, c, n) && same(last - 1, &before, 1), "store_first at the end", lanes, sizeof(T), n);
+    for (int i = 0; i < lanes; ++i) expected[i] = found[i] = a[i];
+    for (ptrdiff_t i = 0; i < n; ++i) expected[i] = d[i];
+    V::load(d).store_first(found, n);
+    check(same(found, expected, lanes), "store_first", lanes, sizeof(T), n);
+    for (ptrdiff_t i = 0; i < n; ++i) last[i] = a[i];
+  }
+
+  // Each of n numbers is in some lane, and goes back to where it was.
+  void load_ends_of(T* last, ptrdiff_t n) {
+    T copy[lanes];
+    for (ptrdiff_t i = 0; i < n; ++i) copy[i] = last[i];
+    const V both = load_ends(last, n, V::load(b));
+    for (ptrdiff_t i = 0; i < n; ++i) last[i] = 0;
+    store_ends(both, last, n);
+    check(same(last, copy, n), "load_ends, store_ends", lanes, sizeof(T), n);
+  }
+
+  void all(char* end) {
+    for (int round = 0; round < 8; ++round) {
+      fill(a, lanes);
+      fill(b, lanes);
+      fill(c, lanes);
+      fill(d, lanes);
+      arithmetic();
+      memory(end);
+    }
+  }
+};
+
+template <typename T>
+void all_registers(char* end) {
+  Registers<typename NativeOf<T>::type>().all(end);
+  Registers<Piece<T>>().all(end);
+  Registers<Vec<T>>().all(end);
+  Registers<Vecs<T, 2>>().all(end);
+  Registers<Vecs<T, 4>>().all(end);
+}
+
+// What only double has: division, root, an exact residual, comparison; of one row or several at a time.
+template <int ROWS>
+struct PerRowChecks {
+  using P = PerRow<ROWS>;
+  double a[ROWS], b[ROWS], c[ROWS], expected[ROWS];
+  P x, y, z;
+
+  void expect(P result, const char* what) {
+    double found[ROWS];
+    write(result, found);
+    check(same(found, expected, ROWS), what, ROWS, sizeof(double), ROWS);
+  }
+
+  void all() {
+    fill(a, ROWS);
+    fill(b, ROWS);
+    fill(c, ROWS);
+    read(x, a);
+    read(y, b);
+    read(z, c);
+    arithmetic();
+    comparison();
+    floats();
+  }
+
+  void arithmetic() {
+    for (int i = 0; i < ROWS; ++i) expected[i] = a[i] + b[i];
+    expect(x + y, "rows +");
+    for (int i = 0; i < ROWS; ++i) expected[i] = a[i] - b[i];
+    expect(x - y, "rows -");
+    for (int i = 0; i < ROWS; ++i) expected[i] = a[i] * b[i];
+    expect(x * y, "rows *");
+    for (int i = 0; i < ROWS; ++i) expected[i] = a[i] / b[i];
+    expect(x / y, "rows /");
+    for (int i = 0; i < ROWS; ++i) expected[i] = std::sqrt(a[i] * a[i]);
+    expect(sqrt(x * x), "rows sqrt");
+    for (int i = 0; i < ROWS; ++i) expected[i] = std::fma(a[i], b[i], c[i]);
+    expect(fused(x, y, z), "rows fused");
+  }
+
+  // One row that is less, or not a number, decides for all.
+  void comparison() {
+    check(all_le(x, x), "rows all_le, equal", ROWS, sizeof(double), ROWS);
+    for (int i = 0; i < ROWS; ++i) {
+      double less[ROWS];
+      for (int k = 0; k < ROWS; ++k) less[k] = k == i ? std::nextafter(a[k], -1e9) : a[k];
+      P other;
+      read(other, less);
+      check(!all_le(x, other) && all_le(other, x), "rows all_le, one less", ROWS, sizeof(double), i);
+      less[i] = std::numeric_limits<double>::quiet_NaN();
+      read(other, less);
+      check(!all_le(x, other) && !all_le(other, x), "rows all_le, one NaN", ROWS, sizeof(double), i);
+    }
+  }
+
+  void floats() {
+    float narrow[ROWS], narrowed[ROWS];
+    fill(narrow, ROWS);
+    P wide;
+    read(wide, narrow);
+    for (int i = 0; i < ROWS; ++i) expected[i] = narrow[i];
+    expect(wide, "rows read from float");
+    write(z, narrowed);
+    for (int i = 0; i < ROWS; ++i) narrow[i] = static_cast<float>(c[i]);
+    check(same(narrowed, narrow, ROWS), "rows written to float", ROWS, sizeof(float), ROWS);
+  }
+};
+
+// float in double, and halves of a register added up.
+void widening() {
+  alignas(64) float a[16];
+  double found[16], expected[16];
+  fill(a, 16);
+  widen(Vec<float>::load(a)).store(found);
+  for (int i = 0; i < 16; ++i) expected[i] = a[i];
+  check(same(found, expected, 16), "widen", 16, sizeof(float), 16);
+  widen_folded(Vec<float>::load(a)).store(found);
+  for (int i = 0; i < 8; ++i) expected[i] = static_cast<double>(a[i] + a[i + 8]);
+  check(same(found, expected, 8), "widen_folded", 16, sizeof(float), 8);
+  double b[8];
+  fill(b, 8);
+  fold_halves(Vec<double>::load(b)).store(found);
+  for (int i = 0; i < 4; ++i) expected[i] = b[i] + b[i + 4];
+  check(same(found, expected, 4), "fold_halves", 8, sizeof(double), 4);
+}
+
+// fold() of 1 to 4 registers, in either form.
+template <typename T, int COUNT>
+void folding() {
+  T a[4 * LANES<T>], found[LANES<T>], expected[LANES<T>];
+  fill(a, COUNT * LANES<T>);
+  Vec<T> registers[COUNT];
+  for (int k = 0; k < COUNT; ++k) registers[k] = Vec<T>::load(a + k * LANES<T>);
+  for (int i = 0; i < LANES<T>; ++i) {
+    const T* const p = a + i;
+    const T low = COUNT > 1 ? p[0] + p[LANES<T>] : p[0];
+    const T high = COUNT > 3 ? p[2 * LANES<T>] + p[3 * LANES<T>] : p[2 * LANES<T>];
+    expected[i] = COUNT > 2 ? low + high : low;
+  }
+  fold<COUNT>(registers).store(found);
+  check(same(found, expected, LANES<T>), "fold of registers", LANES<T>, sizeof(T), COUNT);
+  if constexpr (COUNT != 3) {
+    fold<T, COUNT>(Vecs<T, COUNT>::load(a)).store(found);
+    check(same(found, expected, LANES<T>), "fold", COUNT * LANES<T>, sizeof(T), COUNT);
+  }
+}
+
+// A total loses nothing that a sum in T's precision would.
+template <typename T>
+void totals() {
+  Vec<T> large = Vec<T>::splat(1), small = Vec<T>::splat(std::numeric_limits<T>::epsilon() / 8);
+  auto sums = Totals<T, 2>::of({{large, small}});
+  for (int i = 0; i < 1000; ++i) sums.add({{small, large}});
+  double stored[Totals<T, 2>::SIZE];
+  sums.store(stored);
+  auto again = Totals<T, 2>::zero();
+  again.add(Totals<T, 2>::load(stored));
+  const auto folded = again.folded();
+  const double eps = static_cast<double>(std::numeric_limits<T>::epsilon()), lanes = LANES<T>;
+  const double first = static_cast<double>(folded.of[0].sum()), second = static_cast<double>(folded.of[1].sum());
+  check(std::fabs(first / lanes - (1 + 125 * eps)) <= eps, "total of many small ones", LANES<T>, sizeof(T), 1000);
+  check(std::fabs(second / lanes - 1000) <= 500 * eps, "total of many large ones", LANES<T>, sizeof(T), 1000);
+}
+
+void everything() {
+  char* const end = end_of_memory();
+  all_registers<float>(end);
+  all_registers<double>(end);
+  PerRowChecks<1>().all();
+  PerRowChecks<2>().all();
+  PerRowChecks<4>().all();
+  PerRowChecks<8>().all();
+  widening();
+  folding<float, 1>(), folding<float, 2>(), folding<float, 3>(), folding<float, 4>();
+  folding<double, 1>(), folding<double, 2>(), folding<double, 3>(), folding<double, 4>();
+  totals<float>();
+  totals<double>();
+}
+}  // namespace
+#ifdef ISA_FEATURES
+FLN_TARGET_END
+#endif
+
+int main() {
+  everything();
+  std::printf("%ld checks, %ld failed\n", checked, failed);
+  return failed > 0;
+}
