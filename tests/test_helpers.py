@@ -168,7 +168,7 @@ def test_copies_are_where_they_should_be(dtype):
 @pytest.fixture
 def checkout(tmp_path):
     """A clone with two modules that were built after every source."""
-    names = ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pyx", "fastln/b.pxd", "setup.py"]
+    names = ["src/rows/sum.h", "fastln/a.pyx", "fastln/b.pyx", "fastln/b.pxd", "setup.py"]
     built = [f"fastln/{stem}{EXTENSION_SUFFIXES[0]}" for stem in "ab"]
     for age, name in ((200, "a"), (100, "b")):
         for path in names if name == "a" else built:
@@ -187,7 +187,7 @@ def test_a_fresh_build_is_not_stale(checkout):
     assert find_stale_build(checkout, checkout / "fastln") is None
 
 
-@pytest.mark.parametrize("source", ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pxd", "setup.py"])
+@pytest.mark.parametrize("source", ["src/rows/sum.h", "fastln/a.pyx", "fastln/b.pxd", "setup.py"])
 def test_a_newer_source_makes_the_build_stale(source, checkout):
     touch(checkout / source, 0)
     reason = find_stale_build(checkout, checkout / "fastln")
