@@ -18,12 +18,12 @@ import numpy as np
 from bounds import gradient_errors, judge_gradients, mean_error, output_error, rstd_error
 from helpers import at_offset
 from regimes import (
-    COLS,
     EPS,
     GRADIENT_REGIMES,
     REGIMES,
     UNEVEN,
     eps_of,
+    forward_shapes,
     gradient_shapes,
     make_dy,
     make_mixed_rows,
@@ -235,7 +235,7 @@ _FORWARD = {
     "exact": lambda arguments, eps, label: normalize(arguments["x"], eps),
     "errors": _forward_errors,
     "regimes": tuple(REGIMES),
-    "shapes": lambda label: [(4, cols) for cols in COLS],
+    "shapes": forward_shapes,
     "large": {f"{label}, D=1e6": (label, [(1, 1_000_000)]) for label in ("normal", "mean 1e5", "ramp", "two-valued")},
 }
 
