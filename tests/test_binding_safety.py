@@ -8,8 +8,8 @@ from helpers import assert_same_bits, run_python
 
 import fastln
 
-# What the fresh processes share. An array of 256 KB has pages of its own (MMAP): what is left of one that was made small
-# is not mapped any more, and reading there ends the process.
+# What the fresh processes share. An array of 256 KB has pages of its own (MMAP): what is left of one that was made
+# small is not mapped any more, and reading there ends the process.
 MMAP = {"MALLOC_MMAP_THRESHOLD_": 1 << 16, "MALLOC_PERTURB_": 165}
 PRELUDE = r"""
 import sys

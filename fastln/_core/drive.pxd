@@ -5,8 +5,8 @@ All arguments have been checked, and all memory stays as it is until these retur
 
 from fastln._core.calls cimport Backward, Forward
 
-# From Python, with the GIL, which small calls keep, on up to `limit` threads. They run no Python code. MemoryError where
-# there is no room for sums over rows; nothing has been written then.
+# From Python, with the GIL, which small calls keep, on up to `limit` threads. They run no Python code. MemoryError
+# where there is no room for sums over rows; nothing has been written then.
 cdef int run_forward(Forward* call, int limit) except -1
 cdef int run_backward(Backward* call, int limit) except -1
 

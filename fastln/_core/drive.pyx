@@ -56,7 +56,7 @@ cdef int drive_forward(Forward* call, int limit) noexcept nogil:
     cdef Effort effort
     cdef Py_ssize_t cols = call.args.cols
     cdef Py_ssize_t segments = (cols + FLN_FORWARD_SEGMENT_COLS - 1) // FLN_FORWARD_SEGMENT_COLS
-    cdef Shape shape = Shape(0, 0, call.rows, cols, call.bytes)
+    cdef Shape shape = Shape(0, 0, call.rows, cols, call.bytes, call.is_fresh)
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.
     cdef bint may_stream = (
         call.args.y != call.args.x and call.args.x_stride == cols and call.args.y_stride == cols
@@ -156,7 +156,7 @@ cdef int drive_backward(Backward* call, int limit) noexcept nogil:
     cdef Effort effort
     cdef int status
     cdef Py_ssize_t rows = call.args.rows, cols = call.args.cols
-    cdef Shape shape = Shape(0, 0, rows, cols, call.bytes)
+    cdef Shape shape = Shape(0, 0, rows, cols, call.bytes, call.is_fresh)
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.
     cdef bint may_stream = (
         call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy

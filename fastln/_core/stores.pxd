@@ -8,6 +8,7 @@ cdef struct Shape:
     Py_ssize_t rows
     Py_ssize_t cols
     Py_ssize_t size  # bytes read and written
+    bint is_fresh  # whether the result was allocated for the call: its pages may never have been touched
 
 # Whether the next call of a shape goes past the cache; `usual`: whether it does if nothing is known.
 cdef bint goes_past(const Shape* shape, bint usual) noexcept nogil

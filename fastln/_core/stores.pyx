@@ -39,14 +39,16 @@ cdef double AGEING = 1.02
 cdef Trials* place_of(const Shape* shape) noexcept nogil:
     """Where a shape is remembered, or another one that has taken its place."""
     cdef size_t place = <size_t> shape.size * 31 + <size_t> shape.rows
-    place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (2 * shape.threads + shape.direction)
+    place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (
+        2 * (2 * shape.threads + shape.direction) + shape.is_fresh
+    )
     return &table[(place ^ (place >> 17)) % PLACES]
 
 
 cdef bint is_same(const Shape* a, const Shape* b) noexcept nogil:
     return (
         a.size == b.size and a.rows == b.rows and a.cols == b.cols and a.threads == b.threads
-        and a.direction == b.direction
+        and a.direction == b.direction and a.is_fresh == b.is_fresh
     )
 
 
@@ -71,10 +73,15 @@ cdef void tell(const Shape* shape, bint past, double seconds) noexcept nogil:
 
 
 def calls_of(direction, threads, rows, cols, size):
-    """How many calls of a shape are remembered."""
-    cdef Shape shape = Shape(direction, threads, rows, cols, size)
-    cdef Trials* trials = place_of(&shape)
-    return trials.calls if is_same(&trials.shape, &shape) else 0
+    """How many calls of a shape are remembered, with fresh results or others."""
+    cdef Shape shape
+    cdef Trials* trials
+    calls = 0
+    for is_fresh in range(2):
+        shape = Shape(direction, threads, rows, cols, size, is_fresh)
+        trials = place_of(&shape)
+        calls += trials.calls if is_same(&trials.shape, &shape) else 0
+    return calls
 
 
 def forget():

@@ -1,0 +1,1 @@
+# Only for cimport: nothing here is called from Python.
