@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import DTYPES, assert_same_bits
-from reference import PROMISED, exact_layer_norm, long_double_suffices, output_error
+from bounds import PROMISED, long_double_suffices, output_error
+from helpers import assert_all_same_bits, assert_same_bits
+from operations import Kind
+from regimes import DTYPES
 
 import fastln
+from fastln._reference import normalize
 
 hypothesis = pytest.importorskip("hypothesis", reason="Hypothesis is not installed")
 from hypothesis import given, settings  # noqa: E402
@@ -70,7 +73,7 @@ def flat(parameter):
 def test_any_finite_values_are_within_the_bound(x, eps, isa):
     if not long_double_suffices(x.dtype):
         return
-    assert output_error(fastln.layer_norm(x, eps=eps), exact_layer_norm(x, eps)) <= PROMISED[x.dtype.name]["y"]
+    assert output_error(fastln.layer_norm(x, eps=eps), normalize(x, eps)) <= PROMISED[x.dtype.name]["y"]
 
 
 @given(call=arguments(), eps=EPS)
@@ -83,7 +86,7 @@ def test_any_shapes_are_within_the_bound(call, eps, isa):
     assert y.shape == x.shape
     assert mean.shape == rstd.shape == leading + (1,) * len(normalized)
     matrix = (-1, int(np.prod(normalized)))
-    exact = exact_layer_norm(x.reshape(matrix), eps)
+    exact = normalize(x.reshape(matrix), eps)
     assert output_error(y.reshape(matrix), exact, flat(weight), flat(bias)) <= PROMISED[x.dtype.name]["y"]
 
 
@@ -103,12 +106,28 @@ def views(draw):
     return view.transpose(draw(st.permutations(range(view.ndim))))
 
 
+def strided_copy(view):
+    """The same values at the same strides in a buffer of their own."""
+    low, high = np.lib.array_utils.byte_bounds(view)
+    buffer = np.zeros(high - low, np.uint8)
+    start = view.__array_interface__["data"][0] - low
+    copy = np.ndarray(view.shape, view.dtype, buffer, start, view.strides)
+    copy[...] = view
+    return copy
+
+
+@pytest.mark.once_per_kernel
 @given(view=views(), threads=st.integers(1, 4))
-def test_any_strides_give_the_bits_of_a_copy(view, threads, always_parallel):
-    expected = fastln.layer_norm(np.ascontiguousarray(view))
-    assert_same_bits(fastln.layer_norm(view, num_threads=threads), expected)
-    assert fastln.layer_norm(view, out=view, num_threads=threads) is view
-    assert_same_bits(np.ascontiguousarray(view), expected)
+def test_any_strides_give_the_bits_of_a_copy(operation, view, threads, always_parallel):
+    leading, cols = view.shape[:-1], view.shape[-1]
+    arguments = operation.make("mean 10", int(np.prod(leading)), cols, view.dtype)
+    arguments = operation.reshaped(arguments, leading, (cols,))
+    for name in operation.in_place:
+        expected = operation(**{**arguments, name: np.ascontiguousarray(view)})
+        given_view = {**arguments, name: strided_copy(view)}
+        assert_all_same_bits(operation(**given_view, num_threads=threads), expected)
+        found = operation.in_the_place_of(name, given_view, num_threads=threads)
+        assert_all_same_bits(found | {operation.result: np.ascontiguousarray(found[operation.result])}, expected)
 
 
 @given(x=rows(max_rows=9), eps=EPS, threads=st.integers(1, 7))
@@ -117,25 +136,21 @@ def test_rows_are_independent(x, eps, threads, isa, always_parallel):
     assert_same_bits(fastln.layer_norm(x, eps=eps, num_threads=threads), alone)
 
 
-@given(
-    size=st.integers(1, 60),
-    rows=st.integers(1, 4),
-    data=st.data(),
-)
-def test_any_overlap_gives_the_result_without_it(size, rows, data, dtype):
-    cols = size
+@pytest.mark.once_per_kernel
+@given(cols=st.integers(1, 60), rows=st.integers(1, 4), data=st.data())
+def test_any_overlap_gives_the_result_without_it(operation, cols, rows, data, dtype):
     length = 2 * rows * cols + 2 * cols
-    buffer = np.random.default_rng(size).standard_normal(length).astype(dtype)
+    buffer = np.random.default_rng(cols).standard_normal(length).astype(dtype)
 
-    def take(*shape):
+    def take(kind):
+        shape = kind.shape((rows,), (cols,))
         count = int(np.prod(shape))
         start = data.draw(st.integers(0, length - count))
         return buffer[start : start + count].reshape(shape)
 
-    x, out, weight, bias = take(rows, cols), take(rows, cols), take(cols), take(cols)
-    expected = fastln.layer_norm(x.copy(), None, weight.copy(), bias.copy())
-    fastln.layer_norm(x, None, weight, bias, out=out)
-    assert_same_bits(out, expected)
+    arguments = {name: take(kind) for name, kind in operation.arguments.items()}
+    expected = operation(**{name: value.copy() for name, value in arguments.items()})
+    assert_all_same_bits(operation(**arguments, out=take(Kind.ROWS)), expected)
 
 
 @given(x=rows(), power=st.integers(-30, 30))
@@ -146,7 +161,7 @@ def test_powers_of_two_pass_through(x, power, isa):
     if not np.isfinite(scaled).all() or not (np.ldexp(scaled, -power) == x).all() or not long_double_suffices(x.dtype):
         return
     y = fastln.layer_norm(scaled, eps=2.0 ** (2 * power))
-    assert output_error(y, exact_layer_norm(x, 1.0)) <= PROMISED[x.dtype.name]["y"]
+    assert output_error(y, normalize(x, 1.0)) <= PROMISED[x.dtype.name]["y"]
 
 
 @given(
