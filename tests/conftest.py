@@ -73,7 +73,7 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # operations and their cases vary slowest, ISAs fastest: cases are made once for all
 def pytest_generate_tests(metafunc):
     """Run a test that asks for `operation` for each of them, and for each of what else it asks for of the operation."""
-    if "operation" not in metafunc.fixturenames:
+    if "operation" not in metafunc.fixturenames or _has_its_own(metafunc, "operation"):
         return
     from operations import OPERATIONS
 
@@ -86,6 +86,12 @@ def pytest_generate_tests(metafunc):
         for chosen in itertools.product(*(PER_OPERATION[name](operation) for name in names))
     ]
     metafunc.parametrize(("operation", *names), rows, ids=_id_of)
+
+
+def _has_its_own(metafunc, name):
+    """Whether the test says itself what an argument is."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    return any(name in (mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]) for mark in marks)
 
 
 def _id_of(value):
