@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, output_of
-from reference import BACKWARD_REGIMES, make_mixed_rows, make_parameters, make_rows
+from helpers import assert_all_same_bits, assert_same_bits, output_of
+from internals import Waking
+from operations import MIXED
+from regimes import make_mixed_rows, make_rows
 
 import fastln
-from fastln._core.waking import Waking
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -136,9 +137,9 @@ def test_bad_counts_are_refused_and_change_nothing(count, error):
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 1000])
 @pytest.mark.parametrize("count", [1, 2, 64, np.int32(3)])
-def test_more_threads_than_rows_or_cpus_work(count, rows, dtype, always_parallel):
-    x = make_rows("normal", rows, 33, dtype)
-    assert_same_bits(fastln.layer_norm(x, num_threads=count), fastln.layer_norm(x, num_threads=1))
+def test_more_threads_than_rows_or_cpus_work(operation, count, rows, dtype, always_parallel):
+    arguments = operation.make("mean 10", rows, 33, dtype)
+    assert_all_same_bits(operation(**arguments, num_threads=count), operation(**arguments, num_threads=1))
 
 
 # How many threads really run, seen from outside: the team of a fresh process stays alive after its work.
@@ -146,9 +147,9 @@ TEAM = r"""
 import os, sys
 import numpy as np
 import fastln
-from fastln._core.waking import Waking
+from internals import set_min_parallel_bytes
 
-effort.set_min_parallel_bytes(0)
+set_min_parallel_bytes(0)
 x = np.ones((64, 64), np.float32)
 
 
@@ -159,7 +160,7 @@ def team(call):
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def openmp():
     """Skip where the package was built to run serially."""
     code = TEAM + "team(lambda: fastln.layer_norm(x, num_threads=2))"
@@ -200,10 +201,10 @@ def test_as_many_threads_run_as_were_asked_for(call, openmp):
 
 
 @linux
-@pytest.mark.parametrize("setting", ["effort.set_min_parallel_bytes(1 << 30)", ""])
+@pytest.mark.parametrize("setting", ["set_min_parallel_bytes(1 << 30)", ""])
 def test_small_work_stays_serial(setting, openmp):
     bound = {} if setting else {"FASTLN_MIN_PARALLEL_BYTES": 1 << 30}
-    code = TEAM.replace("effort.set_min_parallel_bytes(0)", setting)
+    code = TEAM.replace("set_min_parallel_bytes(0)", setting)
     assert int(output_of(code + "team(lambda: fastln.layer_norm(x, num_threads=3))", **bound)) == 1
 
 
@@ -422,19 +423,11 @@ print(tasks() - before)
     assert output_of(code).split() == ["0", "1"]
 
 
-def test_results_do_not_depend_on_what_the_rule_says(dtype):
-    x = make_mixed_rows(3000, 130, dtype)  # several calls of it get threads, the others do not
-    weight, bias = make_parameters(130, dtype)
-    expected = fastln.layer_norm_forward(x, None, weight, bias, num_threads=1)
-    rows = make_mixed_rows(3000, 130, dtype, BACKWARD_REGIMES)  # where no gradient is NaN, whose sign no way promises
-    _, *stats = fastln.layer_norm_forward(rows, num_threads=1)
-    gradients = fastln.layer_norm_backward(rows, rows, *stats, weight, num_threads=1)
+def test_results_do_not_depend_on_what_the_rule_says(operation, dtype):
+    arguments = operation.make(MIXED, 3000, 130, dtype)  # several calls of it get threads, the others do not
+    expected = operation(**arguments, num_threads=1)
     for _ in range(40):
-        for array, same in zip(fastln.layer_norm_forward(x, None, weight, bias, num_threads=2), expected, strict=True):
-            assert_same_bits(array, same)
-        again = fastln.layer_norm_backward(rows, rows, *stats, weight, num_threads=2)
-        for array, same in zip(again, gradients, strict=True):
-            assert_same_bits(array, same)
+        assert_all_same_bits(operation(**arguments, num_threads=2), expected)
 
 
 @linux
@@ -443,9 +436,9 @@ def test_other_users_of_openmp_keep_their_number_of_threads(openmp):
 import ctypes
 import numpy as np
 import fastln
-from fastln._core.waking import Waking
+from internals import set_min_parallel_bytes
 
-effort.set_min_parallel_bytes(0)
+set_min_parallel_bytes(0)
 with open("/proc/self/maps") as maps:
     library = next((line.split()[-1] for line in maps if "omp" in line.rsplit("/", 1)[-1]), None)
 assert library, "no OpenMP library is loaded"
@@ -486,10 +479,10 @@ FORK = r"""
 import os, signal, sys, time, warnings
 import numpy as np
 import fastln
-from fastln._core.waking import Waking
+from internals import set_min_parallel_bytes
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
-effort.set_min_parallel_bytes(0)
+set_min_parallel_bytes(0)
 x = np.random.default_rng(0).standard_normal((256, 96)).astype(np.float32)
 expected = fastln.layer_norm(x, num_threads=2).tobytes()
 
@@ -546,10 +539,10 @@ def test_multiprocessing_with_fork_works():
 import multiprocessing, warnings
 import numpy as np
 import fastln
-from fastln._core.waking import Waking
+from internals import set_min_parallel_bytes
 
 warnings.simplefilter("ignore", DeprecationWarning)
-effort.set_min_parallel_bytes(0)
+set_min_parallel_bytes(0)
 
 
 def work(seed):
@@ -568,20 +561,24 @@ print("done")
 # Python threads
 
 
-def test_eight_python_threads_on_one_input(dtype, always_parallel):
-    x = make_mixed_rows(128, 130, dtype)
-    weight, bias = make_parameters(130, dtype)
-    expected = fastln.layer_norm(x, None, weight, bias, num_threads=1)
+def test_eight_python_threads_on_one_input(operation, dtype, always_parallel):
+    # Each call has sums of its own.
+    arguments = operation.make(MIXED, 128, 130, dtype)
+    expected = operation(**arguments, num_threads=1)
 
     def work(number):
         start.wait(10)
         for turn in range(30):
-            threads = 1 + (number + turn) % 3
-            assert_same_bits(fastln.layer_norm(x, None, weight, bias, num_threads=threads), expected)
+            assert_all_same_bits(operation(**arguments, num_threads=1 + (number + turn) % 3), expected)
 
     start = threading.Barrier(8)
-    with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(work, number) for number in range(8)]:
+    run_in_threads(work, 8)
+
+
+def run_in_threads(work, count):
+    """work(0), work(1) ... at once, each in a thread of Python."""
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(work, number) for number in range(count)]:
             future.result(timeout=60)
 
 
@@ -599,9 +596,7 @@ def test_python_threads_may_use_different_counts_and_errors(always_parallel):
                     fastln.layer_norm(x, eps=-1)
 
     start = threading.Barrier(8)
-    with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(work, number) for number in range(8)]:
-            future.result(timeout=60)
+    run_in_threads(work, 8)
 
 
 def test_the_gil_is_released_during_long_work():
