@@ -8,7 +8,7 @@ SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx'
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench perf-gate test check lint wheel clean
+.PHONY: demo train bench perf-gate test fuzz sanitize check lint wheel clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -24,6 +24,13 @@ perf-gate: $(VENV)/.built ## count the instructions of a dozen calls (needs valg
 
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
+	$(BIN)/python tools/fuzz.py --seconds 30
+
+sanitize: $(VENV)/.test ## build with the address and undefined behaviour sanitizers apart from the rest, run tests and fuzzer
+	FASTLN_SANITIZE=address,undefined $(BIN)/python setup.py -q build
+	tools/sanitize.sh
 
 check: lint $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
 	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace --force

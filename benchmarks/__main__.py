@@ -15,10 +15,11 @@ from . import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
-from .cells import DTYPES, LINE_OFFSET, NUMPY_OFFSET, OFFSETS, OPERATIONS, Cell
 from .contenders import select
-from .measure import Effort
-from .shapes import QUICK, STANDARD, parse_shape
+from .grid.cells import DTYPES, LINE_OFFSET, NUMPY_OFFSET, OFFSETS, Cell, available_cpus
+from .grid.shapes import QUICK, STANDARD, parse_shape
+from .operations import OPERATIONS, find_operation
+from .timing.measure import Effort
 
 INSTALL = "pip install --group bench"
 DEFAULT_FOLDER = Path("build/benchmarks")
@@ -29,6 +30,7 @@ EFFORTS = {
     "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=2400),
 }
 NO_LIMIT = 1e6  # seconds
+KNOWN = " ".join(OPERATIONS)
 
 EPILOG = """\
 examples:
@@ -57,11 +59,6 @@ def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_argument
-
-
-def available_cpus() -> int:
-    """The CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_threads(text: str) -> int:
@@ -101,6 +98,11 @@ def parse_word(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def parse_operation(text: str) -> str:
+    """The name of an operation."""
+    return find_operation(text).name
+
+
 def parse_peer(text: str) -> str:
     """The key of a peer."""
     select([text])
@@ -122,7 +124,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     effort.add_argument("--quick", action="store_true", help="five shapes, float32: under two minutes")
     effort.add_argument("--full", action="store_true", help="all dtypes, arrays on cache lines too: about 45 minutes")
     add = run.add_argument
-    add("--operations", type=argument(parse_word(*OPERATIONS)), nargs="+", metavar="OP", default=OPERATIONS)
+    add("--operations", type=argument(parse_operation), nargs="+", metavar="OP", default=[*OPERATIONS], help=KNOWN)
     add("--shapes", type=argument(parse_shape), nargs="+", metavar="SHAPE", help="ROWSxCOLS or MODEL[@[BATCHx]TOKENS]")
     add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help="float32, float64")
     add("--offsets", type=argument(parse_offset), nargs="+", metavar="N", help="bytes into a cache line: 16 0")
@@ -147,7 +149,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def make_plan(args: argparse.Namespace):
     """The cells, contenders, effort and pauses that the arguments ask for."""
-    from .run import Plan
+    from .timing.run import Plan
 
     name = "quick" if args.quick else "full" if args.full else "standard"
     effort = EFFORTS[name]
@@ -175,10 +177,10 @@ def is_standard(dtype: str, threads: int, offset: int) -> bool:
 
 def choose_pauses(args: argparse.Namespace, name: str, shapes: Sequence[tuple[int, int]]):
     """Those of the grid; where a part of the grid is asked for, those that are asked for too."""
-    from .pauses import PAUSES, REPEATS, Pause
+    from .timing.pauses import PAUSES, REPEATS, Pause
 
     if args.pauses is None:
-        return [] if args.shapes or args.rounds or args.operations != OPERATIONS else PAUSES[name]
+        return [] if args.shapes or args.rounds or args.operations != [*OPERATIONS] else PAUSES[name]
     return [
         Pause(operation, *shape, seconds, args.rounds or REPEATS)
         for operation in args.operations
@@ -191,11 +193,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Measure, report, save."""
     import matplotlib  # noqa: F401 - if it is missing, say so before measuring
 
-    from . import machine
-    from .progress import Progress
-    from .results import FILE, load_with_times
-    from .run import execute, new_results
-    from .table import make_console, print_results
+    from .shown.progress import Progress
+    from .shown.table import make_console, print_results
+    from .timing import machine
+    from .timing.files import FILE, load_with_times
+    from .timing.run import execute, new_results
 
     start = time.monotonic()
     prepare_folder(args.out)
@@ -231,8 +233,8 @@ def prepare_folder(folder: Path) -> None:
 
 def write_report(results, folder: Path) -> int:
     """Write results.md and the pictures; returns how many."""
-    from .markdown import to_markdown
-    from .pictures import draw_all
+    from .shown.markdown import to_markdown
+    from .shown.pictures import draw_all
 
     pictures = draw_all(results, folder)
     (folder / "results.md").write_text(to_markdown(results), encoding="utf-8")
@@ -241,10 +243,10 @@ def write_report(results, folder: Path) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Show what changed beyond noise; 1 if anything got slower."""
-    from .compare import changes_table, contradictions, regressions
-    from .compare import compare as compare_results
-    from .results import load
-    from .table import make_console, print_table
+    from .shown.compare import changes_table, contradictions, regressions
+    from .shown.compare import compare as compare_results
+    from .shown.table import make_console, print_table
+    from .timing.files import load
 
     console = make_console()
     before, after = load(args.before), load(args.after)
@@ -262,10 +264,10 @@ def compare(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write results.md and pictures beside results.json, and fill a document."""
-    from .excerpt import to_excerpt
-    from .markdown import MarkersError, fill, to_markdown
-    from .results import load
-    from .table import make_console, print_results
+    from .shown.excerpt import to_excerpt
+    from .shown.markdown import MarkersError, fill, to_markdown
+    from .shown.table import make_console, print_results
+    from .timing.files import load
 
     results = load(args.results)
     if args.excerpt:
@@ -290,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
     try:
-        from .results import ResultsError
+        from .timing.files import ResultsError
     except ModuleNotFoundError as error:
         return fail(f"the module {error.name} is missing; to install what is needed: {INSTALL}")
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
-import pkgutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import ModuleType
 
-from .cells import BACKWARD, DTYPES, FORWARD, NUMPY_OFFSET, OFFSETS, OPERATIONS, Arrays, Prepared
-from .errors import Exact, OutputsError, largest_error
+from .grid.arrays import Arrays, Prepared
+from .grid.cells import DTYPES, NUMPY_OFFSET, OFFSETS
+from .grid.errors import Exact, OutputsError, largest_error
 
 SUBJECT, VARIANT, PEER, FLOOR = "subject", "variant", "peer", "floor"
 # A library that is called from C++ alone: shown beside the floor, and no peer, for no Python user reaches it.
@@ -17,11 +19,6 @@ NATIVE = "native"
 
 # Generous: ten bits worse than a perfect result. What computes in fewer bits than it was given is beyond.
 LARGEST_ERROR = 1000.0
-
-NO_BACKWARD = "has no backward pass"
-FLOAT32_ONLY = "computes in float32 only"
-# Of those who are slow to prepare, or are never the fastest: cells with arrays on cache lines are a second look.
-NUMPY_OFFSET_ONLY = "is timed on arrays as NumPy places them only"
 
 
 class RefusedError(Exception):
@@ -34,7 +31,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to compute layer norm.
+    """A way to compute what fastln computes.
 
     Attributes
     ----------
@@ -43,14 +40,16 @@ class Contender:
     kind : str
         The subject (fastln with `out=`), a variant of it, a peer, the floor, or native.
     module : str
-        Of `benchmarks.peers`, or any module in full: has `set_threads` and the functions below. That of a native
-        contender has `missing` and `versions` too, and can be imported even where the library is not installed.
-    functions : dict
-        Operation -> name of a function that makes a `Prepared` of `Arrays`.
+        Of `benchmarks.peers`, or any module in full. It has `set_threads`, and for each operation that the library has
+        a function of its name that makes a `Prepared` of `Arrays`; or one function `any_operation` for all of them.
+        That of a native contender has `missing` and `versions` too, and can be imported even where the library is not
+        installed.
+    way : str
+        Of several ways in which a module calls its library: what the names of the functions end with.
     needs : tuple of str
         Distributions to install, which are also the modules to import.
-    refuses : dict
-        Operation or dtype -> why it cannot be done.
+    dtypes : tuple of str
+        In which it computes.
     offsets : tuple of int
         Where the arrays begin, of cells in which it is timed.
     """
@@ -58,9 +57,9 @@ class Contender:
     name: str
     kind: str
     module: str
-    functions: dict[str, str] = field(default_factory=lambda: {FORWARD: "forward", BACKWARD: "backward"})
+    way: str = ""
     needs: tuple[str, ...] = ()
-    refuses: dict[str, str] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = DTYPES
     offsets: tuple[int, ...] = OFFSETS
 
     @property
@@ -71,32 +70,34 @@ class Contender:
     def missing(self) -> str | None:
         """What has to be installed before this can run, or None."""
         if self.kind == NATIVE:
-            return self._resolve("missing")()
+            return self._module().missing()
         names = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"not installed: pip install {' '.join(names)}" if names else None
 
     def versions(self) -> dict[str, str]:
         """The versions of what it needs."""
         if self.kind == NATIVE:
-            return self._resolve("versions")()
+            return self._module().versions()
         return {name: importlib.metadata.version(name) for name in self.needs}
 
     def set_threads(self, threads: int) -> None:
         """Set the library's number of threads, where it is a setting of the library."""
-        self._resolve("set_threads")(threads)
+        self._module().set_threads(threads)
 
-    def prepare(self, operation: str, arrays: Arrays) -> Prepared:
+    def prepare(self, arrays: Arrays) -> Prepared:
         """Make the call for these arrays; RefusedError if it cannot be made."""
-        for word in (operation, arrays.x.dtype.name):
-            if word in self.refuses:
-                raise RefusedError(self.refuses[word])
+        if arrays.x.dtype.name not in self.dtypes:
+            raise RefusedError(f"computes in {' and '.join(self.dtypes)} only")
         if reason := self.missing():
             raise RefusedError(reason)
         if arrays.offset not in self.offsets:
-            raise RefusedError(NUMPY_OFFSET_ONLY)
-        return self._resolve(self.functions[operation])(arrays)
+            raise RefusedError("is timed on arrays as NumPy places them only")
+        for name in (arrays.operation.name, "any_operation"):
+            if function := getattr(self._module(), f"{name}_{self.way}".rstrip("_"), None):
+                return function(arrays)
+        raise RefusedError(f"has no {arrays.operation.name}")
 
-    def prepare_checked(self, operation: str, arrays: Arrays, exact: Exact) -> tuple[Prepared, float | None]:
+    def prepare_checked(self, arrays: Arrays, exact: Exact) -> tuple[Prepared, float | None]:
         """A call whose result has been found right, and its largest error (None for the floor).
 
         Raises
@@ -105,7 +106,7 @@ class Contender:
             If it is missing, cannot do it, fails, or gives a wrong result.
         """
         try:
-            prepared = self.prepare(operation, arrays)
+            prepared = self.prepare(arrays)
             outputs = prepared.outputs(prepared.call())
             error = None if self.kind == FLOOR else largest_error(outputs, exact)
         except (RefusedError, KeyboardInterrupt):
@@ -118,9 +119,8 @@ class Contender:
             raise RefusedError(f"wrong result: largest error {error:.3g} eps, allowed {LARGEST_ERROR:g}", error)
         return prepared, error
 
-    def _resolve(self, function: str):
-        module = self.module if "." in self.module else f"{__package__}.peers.{self.module}"
-        return pkgutil.resolve_name(f"{module}:{function}")
+    def _module(self) -> ModuleType:
+        return importlib.import_module(self.module if "." in self.module else f"{__package__}.peers.{self.module}")
 
 
 def one_line(failure: BaseException) -> str:
@@ -129,60 +129,22 @@ def one_line(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {lines[0][:160]}" if lines else type(failure).__name__
 
 
+# Of those who are slow to prepare, or are never the fastest: cells with arrays on cache lines are a second look.
+FIRST_LOOK = (NUMPY_OFFSET,)
+
 CONTENDERS = (
     Contender("copy", FLOOR, "memory_copy"),
     Contender("fastln", SUBJECT, "fastln_calls"),
-    Contender(
-        "fastln allocating",
-        VARIANT,
-        "fastln_calls",
-        functions={operation: f"{operation}_allocating" for operation in OPERATIONS},
-        offsets=(NUMPY_OFFSET,),
-    ),
-    Contender(
-        "NumPy",
-        PEER,
-        "numpy_formulas",
-        functions={operation: f"{operation}_as_written" for operation in OPERATIONS},
-        needs=("numpy",),
-        offsets=(NUMPY_OFFSET,),
-    ),
-    Contender(
-        "NumPy at best",
-        PEER,
-        "numpy_formulas",
-        functions={operation: f"{operation}_at_best" for operation in OPERATIONS},
-        needs=("numpy",),
-        offsets=(NUMPY_OFFSET,),
-    ),
+    Contender("fastln allocating", VARIANT, "fastln_calls", "allocating", offsets=FIRST_LOOK),
+    Contender("NumPy", PEER, "numpy_formulas", needs=("numpy",), offsets=FIRST_LOOK),
+    Contender("NumPy at best", PEER, "numpy_formulas", "at_best", needs=("numpy",), offsets=FIRST_LOOK),
     Contender("PyTorch", PEER, "pytorch", needs=("torch",)),
-    Contender(
-        "PyTorch compiled",
-        PEER,
-        "pytorch",
-        functions={operation: f"{operation}_compiled" for operation in OPERATIONS},
-        needs=("torch",),
-        offsets=(NUMPY_OFFSET,),
-    ),
-    Contender(
-        "ONNX Runtime",
-        PEER,
-        "onnx_runtime",
-        needs=("onnxruntime", "onnx"),
-        refuses={BACKWARD: NO_BACKWARD},
-        offsets=(NUMPY_OFFSET,),
-    ),
-    Contender(
-        "OpenVINO",
-        PEER,
-        "openvino_model",
-        needs=("openvino",),
-        refuses={BACKWARD: NO_BACKWARD},
-        offsets=(NUMPY_OFFSET,),
-    ),
-    Contender("JAX", PEER, "jax_jit", needs=("jax",), offsets=(NUMPY_OFFSET,)),
+    Contender("PyTorch compiled", PEER, "pytorch", "compiled", needs=("torch",), offsets=FIRST_LOOK),
+    Contender("ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), offsets=FIRST_LOOK),
+    Contender("OpenVINO", PEER, "openvino_model", needs=("openvino",), offsets=FIRST_LOOK),
+    Contender("JAX", PEER, "jax_jit", needs=("jax",), offsets=FIRST_LOOK),
     Contender("numba", PEER, "numba_loops", needs=("numba",)),
-    Contender("oneDNN", NATIVE, "onednn", refuses={dtype: FLOAT32_ONLY for dtype in DTYPES if dtype != "float32"}),
+    Contender("oneDNN", NATIVE, "onednn", dtypes=("float32",)),
 )
 
 

@@ -85,9 +85,8 @@ def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None) 
 
     With g = dy weight, dx = rstd (g - mean(g) - x_hat mean(g x_hat)).
     """
-    x_hat, _, rstd = normalized
-    g, mean_g, along = _terms_of_dx(dy, x_hat, weight)
-    return Gradients(rstd * (g - mean_g - along), *parameter_gradients(dy, x_hat))
+    g, mean_g, along = _terms_of_dx(dy, normalized, weight)
+    return Gradients(normalized.rstd * (g - mean_g - along), *parameter_gradients(dy, normalized.x_hat))
 
 
 def parameter_gradients(dy: Floats, x_hat: Floats) -> tuple[Floats, Floats]:
@@ -102,14 +101,14 @@ def gradient_sizes(dy: Floats, normalized: Normalized, weight: Floats | None = N
     Of dx, rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), the maximum over the row, (..., 1); of dweight and dbias
     the sums of |dy x_hat| and |dy|, (D,).
     """
-    x_hat, _, rstd = normalized
-    g, mean_g, along = _terms_of_dx(dy, x_hat, weight)
+    g, mean_g, along = _terms_of_dx(dy, normalized, weight)
     largest = (np.abs(g) + np.abs(mean_g) + np.abs(along)).max(axis=-1, keepdims=True)
-    return Gradients(rstd * largest, *parameter_gradients(np.abs(dy), np.abs(x_hat)))
+    return Gradients(normalized.rstd * largest, *parameter_gradients(np.abs(dy), np.abs(normalized.x_hat)))
 
 
-def _terms_of_dx(dy: Floats, x_hat: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
+def _terms_of_dx(dy: Floats, normalized: Normalized, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
     """g, its mean, and what of it points along x_hat."""
+    x_hat = normalized.x_hat
     g = scale_and_shift(np.ascontiguousarray(dy).astype(x_hat.dtype), weight, None)
     along = x_hat * (g * x_hat).mean(axis=-1, keepdims=True)
     return g, g.mean(axis=-1, keepdims=True), along

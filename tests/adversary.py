@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from reference import PROMISED, half_subnormal
+from bounds import PROMISED, half_subnormal
+from regimes import DTYPES
 
 import fastln
 
-DTYPES = ("float32", "float64")
 EPSILONS = (1e-5, 1e-4, 1e-3, 1e-2)
 
 

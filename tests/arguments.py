@@ -1,4 +1,4 @@
-"""Arguments that the public functions take in every layout, and ones that they refuse."""
+"""Arguments that public functions refuse, by kind, and what must not happen to those of any call."""
 
 from __future__ import annotations
 
@@ -8,89 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import at_offset, in_wider_rows
-
-
-def as_tuple(result):
-    """The results of a function that returns one or several as a tuple."""
-    return result if isinstance(result, tuple) else (result,)
-
-
-# Layouts: each takes contiguous rows to something of the same values, which must give the same bits.
-
-
-def misaligned(x):
-    """The same, one byte off."""
-    return at_offset(x, 0, 1)
-
-
-def byte_swapped(x):
-    """The same in the other byte order."""
-    return x.astype(x.dtype.newbyteorder())
-
-
-def read_only(x):
-    """The same, not writable."""
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-def subclass(x):
-    """The same in a subclass that would notice being computed with."""
-
-    class Array(np.ndarray):
-        def __array_ufunc__(self, *inputs, **options):
-            raise AssertionError("a ufunc was called")
-
-    return x.copy().view(Array)
-
-
-class WithArray:
-    """Not an array, but convertible to one."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __array__(self, dtype=None, copy=None):
-        return self.array if dtype is None else self.array.astype(dtype)
-
-
-def record_field(x):
-    """A field of a packed record array: misaligned, in steps of no multiple of the itemsize."""
-    records = np.zeros(x.shape, [("flag", "u1"), ("value", x.dtype)]).view(np.recarray)
-    records.value = x
-    return records.value
-
-
-def odd_row_stride(x):
-    """Contiguous rows, each a byte further than whole elements would be."""
-    step = x.shape[1] * x.itemsize + 1
-    buffer = np.zeros(x.shape[0] * step, np.uint8)
-    view = np.ndarray(x.shape, x.dtype, buffer, strides=(step, x.itemsize))
-    view[...] = x
-    return view
-
-
-LAYOUTS = {
-    "rows reversed": lambda x: x[::-1].copy()[::-1],
-    "columns reversed": lambda x: x[:, ::-1].copy()[:, ::-1],
-    "both reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
-    "every second row": lambda x: np.repeat(x, 2, axis=0)[::2],
-    "every third column": lambda x: np.repeat(x, 3, axis=1)[:, ::3],
-    "wider rows": in_wider_rows,
-    "odd row stride": odd_row_stride,
-    "Fortran order": np.asfortranarray,
-    "misaligned": misaligned,
-    "byte-swapped": byte_swapped,
-    "read-only": read_only,
-    "subclass": subclass,
-    "record field": record_field,
-    "__array__": WithArray,
-    "misaligned, byte-swapped, reversed": lambda x: misaligned(byte_swapped(x[::-1]))[::-1],
-}
-ARRAY_LAYOUTS = [name for name in LAYOUTS if name != "__array__"]
-
+from layouts import WithArray
+from operations import Kind
 
 # What is refused: {what: (its maker, the exception)}. Each test makes its value anew.
 
@@ -111,6 +30,8 @@ class Odd:
 
 
 SHAPE = (2, 3, 8)
+
+STATS = (*SHAPE[:-1], 1)
 
 # Each of these replaces an argument of a call with an x of SHAPE and a normalized_shape of 8.
 
@@ -146,6 +67,40 @@ NO_ARRAY = {
 }
 
 BAD_X = not_floats(SHAPE) | NO_ARRAY
+
+# The lengths that PyTorch's own function reads past the end for are among these.
+BAD_STATS = {
+    **not_floats(STATS),
+    **NO_ARRAY,
+    "one": (lambda: array(1), ValueError),
+    "one, as many dimensions": (lambda: array(1, 1, 1), ValueError),
+    "one too few": (lambda: array(5), ValueError),
+    "flat": (lambda: array(6), ValueError),
+    "one too many": (lambda: array(7), ValueError),
+    "without the last dimension": (lambda: array(*SHAPE[:-1]), ValueError),
+    "without the first dimension": (lambda: array(3, 1), ValueError),
+    "a dimension more": (lambda: array(*STATS, 1), ValueError),
+    "transposed": (lambda: array(3, 2, 1), ValueError),
+    "broadcastable": (lambda: array(2, 1, 1), ValueError),
+    "shape of x": (lambda: array(*SHAPE), ValueError),
+    "shape of weight": (lambda: array(8), ValueError),
+    "empty": (lambda: array(0, 3, 1), ValueError),
+    "strided, too short": (lambda: array(4, 3, 1)[::4], ValueError),
+}
+
+BAD_ROWS = {
+    **not_floats(SHAPE),
+    **NO_ARRAY,
+    "one row": (lambda: array(8), ValueError),
+    "broadcastable": (lambda: array(1, 3, 8), ValueError),
+    "flat": (lambda: array(48), ValueError),
+    "transposed": (lambda: array(8, 3, 2), ValueError),
+    "a dimension more": (lambda: array(1, *SHAPE), ValueError),
+    "a row too few": (lambda: array(2, 2, 8), ValueError),
+    "a row too many": (lambda: array(2, 4, 8), ValueError),
+    "a column too few": (lambda: array(2, 3, 7), ValueError),
+    "empty": (lambda: array(0, 3, 8), ValueError),
+}
 
 BAD_PARAMETER = {
     **{what: bad for what, bad in not_floats((8,)).items() if what != "None"},
@@ -183,6 +138,25 @@ BAD_SHAPE = {
     "dict": (lambda: {8: 8}, TypeError),
     "object": (Odd, TypeError),
     "complex": (lambda: 8j, TypeError),
+}
+
+BAD_MASK = {
+    "None": (lambda: None, TypeError),
+    "True": (lambda: True, TypeError),
+    "7": (lambda: 7, TypeError),
+    "word": (lambda: "111", TypeError),
+    "dict": (lambda: {"dx": True}, TypeError),
+    "set": (lambda: {True, False}, TypeError),
+    "array": (lambda: np.ones(3, bool), TypeError),
+    "object": (Odd, TypeError),
+    "of ints": (lambda: (1, 1, 0), TypeError),
+    "with None": (lambda: (True, None, True), TypeError),
+    "with words": (lambda: ["dx", "dweight", "dbias"], TypeError),
+    "with arrays": (lambda: (np.ones(2, bool), True, True), TypeError),
+    "empty": (lambda: (), ValueError),
+    "of one": (lambda: (True,), ValueError),
+    "of two": (lambda: [True, True], ValueError),
+    "of four": (lambda: (True,) * 4, ValueError),
 }
 
 BAD_EPS = {
@@ -236,6 +210,38 @@ BAD_THREADS = {
     "list": (lambda: [2], TypeError),
     "object": (Odd, TypeError),
 }
+
+
+BAD_OF_KIND = {Kind.ROWS: BAD_ROWS, Kind.COLS: BAD_PARAMETER, Kind.STATS: BAD_STATS}
+
+
+def bad_values(operation):
+    """{argument: {what: (its maker, the exception)}}."""
+    bad = {name: BAD_X if name == "x" else BAD_OF_KIND[kind] for name, kind in operation.arguments.items()}
+    bad |= {"normalized_shape": BAD_SHAPE, "out": BAD_OUT, "num_threads": BAD_THREADS}
+    return (
+        bad
+        | ({"eps": BAD_EPS} if operation.takes_eps else {})
+        | ({"output_mask": BAD_MASK} if operation.has_mask else {})
+    )
+
+
+def good_call(operation):
+    """A call that is right in every argument, with an x of SHAPE."""
+    return {
+        **{name: array(*kind.shape(SHAPE[:-1], SHAPE[-1:])) for name, kind in operation.arguments.items()},
+        "normalized_shape": (8,),
+        **({"eps": 1e-5} if operation.takes_eps else {}),
+        **({"output_mask": (True,) * len(operation.results)} if operation.has_mask else {}),
+        "out": array(*SHAPE),
+        "num_threads": 1,
+    }
+
+
+def call_with(operation, name, value):
+    """The good call with one other argument."""
+    # A bad shape of x is about x, not about what it is compared with.
+    return {**good_call(operation), name: value, **({"normalized_shape": None} if name == "x" else {})}
 
 
 # Reference counts

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import USUAL, long_double_suffices
+from regimes import DTYPES
 
 ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
+
+# What a test may ask for beside `operation`: {name of its argument: what that operation has of it}.
+PER_OPERATION = {
+    "case": lambda operation: operation.cases,
+    "absent": lambda operation: operation.absences,
+    "argument": lambda operation: operation.arguments,
+    "replaced": lambda operation: operation.in_place,
+    "mask": lambda operation: operation.masks,
+}
 
 # {(quantity, isa, dtype name, regime): largest error, in eps (reference.py)}
 ERRORS = pytest.StashKey[dict]()
@@ -42,7 +52,7 @@ def find_stale_build(root, package):
         return "fastln is not built: run python setup.py build_ext --inplace"
     newest = max(built.values(), key=lambda path: path.stat().st_mtime)
     sources = [path for path in (root / "src").rglob("*") if path.is_file()]
-    sources += [*package.rglob("*.pyx"), *package.rglob("*.pxd"), root / "setup.py"]
+    sources += [*package.rglob("*.pyx"), *package.rglob("*.pxd"), *package.rglob("*.h"), root / "setup.py"]
     for source in sources:
         # A .pyx is rebuilt alone; what the modules share is in all of them, or at least in the newest.
         module = built.get(source.stem, newest) if source.suffix == ".pyx" else newest
@@ -53,14 +63,43 @@ def find_stale_build(root, package):
 
 def pytest_configure(config):
     """Stop before anything imports a stale build."""
+    config.addinivalue_line("markers", "once_per_kernel: not for operations that run on the kernel of another one")
     config.stash[ERRORS] = {}
     reason = find_stale_build(Path(__file__).resolve().parents[1], find_package())
     if reason:
         pytest.exit(reason, returncode=2)
 
 
+@pytest.hookimpl(tryfirst=True)  # operations and their cases vary slowest, ISAs fastest: cases are made once for all
+def pytest_generate_tests(metafunc):
+    """Run a test that asks for `operation` for each of them, and for each of what else it asks for of the operation."""
+    if "operation" not in metafunc.fixturenames:
+        return
+    from operations import OPERATIONS
+
+    once = metafunc.definition.get_closest_marker("once_per_kernel")
+    names = [name for name in PER_OPERATION if name in metafunc.fixturenames]
+    rows = [
+        (operation, *chosen)
+        for operation in OPERATIONS.values()
+        if not (once and operation.kernel)
+        for chosen in itertools.product(*(PER_OPERATION[name](operation) for name in names))
+    ]
+    metafunc.parametrize(("operation", *names), rows, ids=_id_of)
+
+
+def _id_of(value):
+    if not isinstance(value, tuple):
+        return str(value)
+    if value and value[0] in (True, False):  # a mask
+        return "".join("01"[wanted] for wanted in value)
+    return f"no {' '.join(value)}" if value else "all"
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print the accuracy tables, whatever the verbosity: they are a result, not a log."""
+    from bounds import USUAL
+
     errors = config.stash[ERRORS]
     for quantity in dict.fromkeys(key[0] for key in errors):
         found = {key[1:]: error for key, error in errors.items() if key[0] == quantity}
@@ -102,15 +141,17 @@ def isa(request):
     fastln.set_isa(previous)
 
 
-@pytest.fixture(params=("float32", "float64"))
+@pytest.fixture(params=DTYPES)
 def dtype(request):
-    """Run the test once per dtype that layer_norm computes in."""
+    """Run the test once per dtype that the operations compute in."""
     return np.dtype(request.param)
 
 
 @pytest.fixture
 def judged_dtype(dtype):
     """A dtype whose results long double can judge on this platform."""
+    from bounds import long_double_suffices
+
     if not long_double_suffices(dtype):
         pytest.skip(f"long double has {np.finfo(np.longdouble).nmant} bits here: too few to judge {dtype}")
     return dtype
@@ -125,8 +166,7 @@ def torch():
 @pytest.fixture
 def always_parallel():
     """Let the team run however small the work: without this, small arrays would test one thread only."""
-    from fastln._core import effort
+    from internals import min_parallel_bytes
 
-    previous = effort.set_min_parallel_bytes(0)
-    yield
-    effort.set_min_parallel_bytes(previous)
+    with min_parallel_bytes(0):
+        yield

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from fastln._core.isa import build_info
+from internals import build_info
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src"

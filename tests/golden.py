@@ -20,17 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 from helpers import in_wider_rows
-from reference import COMBINATIONS
+from internals import min_parallel_bytes, stream_bytes
+from operations import OPERATIONS, Kind
+from regimes import COMBINATIONS, DTYPES, EPS, used
 
 import fastln
-from fastln._core import effort
 
 STORED = Path(__file__).with_name("golden.json")
 
 # Instruction sets that promise the same bits share one column of the file.
 COLUMNS = {"avx512": "fma", "avx2": "fma", "neon": "fma", "sse2": "sse2", "scalar": "scalar"}
-
-EPS = 1e-5
 
 # Rows, columns: around registers, steps, blocks, groups, segments and chunks, and models' sizes.
 SHAPES = (
@@ -126,12 +125,15 @@ KINDS = {
 }
 BACKWARD_KINDS = tuple(KINDS)[:6]  # gradients of the others are not promised
 
+# {what the file calls an operation: the operation}
+NAMES = {name.removeprefix("layer_norm_"): operation for name, operation in OPERATIONS.items() if not operation.kernel}
+
 
 def make_calls():
     """All of them; what is not a shape takes turns, so that each is met with many shapes."""
     calls = []
-    for operation, dtype in itertools.product(("forward", "backward"), ("float32", "float64")):
-        kinds = itertools.cycle(KINDS if operation == "forward" else BACKWARD_KINDS)
+    for operation, dtype in itertools.product(NAMES, DTYPES):
+        kinds = itertools.cycle(BACKWARD_KINDS if NAMES[operation].saved_by else KINDS)
         combinations = itertools.cycle(COMBINATIONS)
         layouts = itertools.cycle(("dense", "dense", "streamed", "wider rows", "in place"))
         threads = itertools.cycle((1, 2, 3))
@@ -139,12 +141,6 @@ def make_calls():
             turn = (next(kinds), next(combinations), next(layouts), next(threads))
             calls.append(Call(operation, dtype, rows, cols, *turn))
     return calls
-
-
-def parameters_of(call):
-    """(weight or None, bias or None)."""
-    given = (3 * uniform(call, call.cols, what).astype(call.dtype) - 1 for what in ("weight", "bias"))
-    return tuple(p if used else None for p, used in zip(given, COMBINATIONS[call.parameters], strict=True))
 
 
 def stats_of(x):
@@ -155,34 +151,31 @@ def stats_of(x):
     return mean.astype(x.dtype), (1 / np.sqrt(variance + EPS)).astype(x.dtype)
 
 
-def arrays_of(call):
-    """x, then for backward dy, mean and rstd; without a layout yet."""
+def arguments_of(call):
+    """By name."""
     x = KINDS[call.kind](call).astype(call.dtype)
-    return (x,) if call.operation == "forward" else (x, normal(call, "dy").astype(call.dtype), *stats_of(x))
+    weight, bias = (3 * uniform(call, call.cols, what).astype(call.dtype) - 1 for what in ("weight", "bias"))
+    values = dict(zip(("weight", "bias"), used((weight, bias), call.parameters), strict=True))
+    kinds = NAMES[call.operation].arguments
+    if Kind.STATS in kinds.values():
+        values |= zip(("mean", "rstd"), stats_of(x), strict=True)
+    values |= {name: normal(call, name).astype(call.dtype) for name, kind in kinds.items() if kind is Kind.ROWS}
+    return {name: x if name == "x" else values[name] for name in kinds}
 
 
 def run(call):
     """What the call returns."""
-    x, *others = arrays_of(call)
+    operation, arguments = NAMES[call.operation], arguments_of(call)
     if call.layout == "wider rows":
-        x = in_wider_rows(x)
-    out = x if call.layout == "in place" else None
-    weight, bias = parameters_of(call)
-    if call.operation == "forward":
-        return fastln.layer_norm_forward(x, None, weight, bias, EPS, out=out, num_threads=call.threads)
-    dy, mean, rstd = others
-    return fastln.layer_norm_backward(dy, x, mean, rstd, weight, out=out, num_threads=call.threads)
+        arguments["x"] = in_wider_rows(arguments["x"])
+    out = arguments["x"] if call.layout == "in place" else None
+    return operation(**arguments, out=out, num_threads=call.threads).values()
 
 
 def find_results(call):
     """run(call), on as many threads as it says however small it is, and past the cache if it says so."""
-    least = effort.set_min_parallel_bytes(0)
-    stream = effort.set_stream_bytes(0 if call.layout == "streamed" else 1 << 40)
-    try:
+    with min_parallel_bytes(0), stream_bytes(0 if call.layout == "streamed" else 1 << 40):
         return run(call)
-    finally:
-        effort.set_min_parallel_bytes(least)
-        effort.set_stream_bytes(stream)
 
 
 def checksums(results):

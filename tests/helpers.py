@@ -11,50 +11,27 @@ import numpy as np
 
 import fastln
 
-DTYPES = ("float32", "float64")
 
-# Around every vector width and unroll step, plus model widths.
-EDGE_COLS = (
-    1,
-    2,
-    3,
-    4,
-    7,
-    8,
-    9,
-    15,
-    16,
-    17,
-    31,
-    32,
-    33,
-    63,
-    64,
-    65,
-    127,
-    128,
-    129,
-    255,
-    256,
-    257,
-    768,
-    1023,
-    1025,
-)
-
-
-def assert_same_bits(actual, expected):
+def assert_same_bits(actual, expected, where=""):
     """Equal dtype, shape and bits (so that -0.0 differs from 0.0)."""
-    assert actual.dtype == expected.dtype
-    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype, where
+    assert actual.shape == expected.shape, where
     if actual.tobytes() != expected.tobytes():
         unsigned = np.dtype(f"u{actual.itemsize}")
         differ = np.ascontiguousarray(actual).view(unsigned) != np.ascontiguousarray(expected).view(unsigned)
-        where = tuple(int(i) for i in np.argwhere(differ)[0])
+        place = tuple(int(i) for i in np.argwhere(differ)[0])
         raise AssertionError(
-            f"{int(differ.sum())} of {differ.size} elements differ; the first, at {where}: "
-            f"{actual[where]!r} instead of {expected[where]!r}"
+            f"{int(differ.sum())} of {differ.size} elements differ; the first, at {place}: "
+            f"{actual[place]!r} instead of {expected[place]!r} {where}"
         )
+
+
+def assert_all_same_bits(actual, expected, where=""):
+    """The same results by name, with the same bits."""
+    assert list(actual) == list(expected), where
+    for name, one in actual.items():
+        assert type(one) is np.ndarray, (name, where)
+        assert_same_bits(one, expected[name], f"{name} {where}")
 
 
 def at_offset(array, elements=0, extra_bytes=0):

@@ -1,49 +1,39 @@
 """The benchmark: what its statistics say of synthetic timings, whom it refuses, what it writes, its command line."""
 
+import ast
 import json
 import platform
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
+import fastln
+
 for _name in ("benchmarks", "rich", "matplotlib", "psutil", "cpuinfo"):
     pytest.importorskip(_name, reason=f"{_name} is missing: run these tests from a clone, as make test does")
 
 from benchmarks import __main__ as command_line  # noqa: E402
-from benchmarks import (  # noqa: E402
-    compare,
-    contenders,
-    excerpt,
-    intervals,
-    markdown,
-    measure,
-    pauses,
-    pictures,
-    regimes,
-    report,
-    results,
-    run,
-    shapes,
-)
-from benchmarks.cells import (  # noqa: E402
-    BACKWARD,
+from benchmarks import contenders  # noqa: E402
+from benchmarks.grid import regimes, shapes  # noqa: E402
+from benchmarks.grid.arrays import Prepared, make_arrays  # noqa: E402
+from benchmarks.grid.cells import (  # noqa: E402
     CACHE_LINE,
     DTYPES,
-    FORWARD,
     LINE_OFFSET,
     NUMPY_OFFSET,
     OFFSETS,
-    OPERATIONS,
     Cell,
-    Prepared,
-    make_arrays,
 )
-from benchmarks.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
-from benchmarks.peers import onednn  # noqa: E402
+from benchmarks.grid.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
+from benchmarks.operations import LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS, find_operation  # noqa: E402
+from benchmarks.peers import fastln_calls, memory_copy, onednn  # noqa: E402
+from benchmarks.shown import compare, excerpt, markdown, pictures, report  # noqa: E402
+from benchmarks.timing import files, intervals, measure, pauses, results, run  # noqa: E402
 
-CELL = Cell(FORWARD, 3, 64, "float32", 1)
+CELL = Cell(LAYER_NORM, 3, 64, "float32", 1)
 TINY = ["--shapes", "2x64", "--rounds", "5", "--threads", "1", "--peers", "numpy"]
 
 
@@ -54,14 +44,29 @@ def rng():
 
 @pytest.fixture(autouse=True, scope="module")
 def threads_as_before():  # of the module: fixtures of the module run the command, which sets them
-    import fastln
-
     previous = fastln.get_num_threads()
     pools = [(pool, pool.num_threads) for pool in ThreadpoolController().lib_controllers]
     yield
     fastln.set_num_threads(previous)
     for pool, count in pools:  # oneDNN's number is that of the OpenMP runtime
         pool.set_num_threads(count)
+
+
+# Its rooms, from the bottom up: a module imports from its own room and from those below.
+ROOMS = ("", "operations", "grid", "contenders", "peers", "timing", "shown", "suites", "__main__")
+
+
+def test_every_arrow_points_down():
+    for path in Path(command_line.__file__).parent.rglob("*.py"):
+        module = path.relative_to(Path(command_line.__file__).parent).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = module[: len(module) - node.level]
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    room = (*base, *name.split("."))[0]
+                    room = room if room in ROOMS else ""
+                    assert ROOMS.index(room) <= ROOMS.index(module[0] if module[0] in ROOMS else ""), (module, name)
 
 
 # Synthetic timings: disturbances that last for rounds hit all contenders alike, and each sample scatters by itself.
@@ -132,6 +137,48 @@ def test_geometric_mean():
     assert np.isnan(intervals.geometric_mean([]))
 
 
+# Operations
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_a_function_of_fastln_and_known_by_its_title_too(name):
+    operation = OPERATIONS[name]
+    assert callable(getattr(fastln, name))
+    assert find_operation(name) is find_operation(operation.title) is operation
+
+
+def test_an_unknown_operation_is_named():
+    with pytest.raises(ValueError, match=r"must be of layer_norm \(forward\), .*, got 'sideways'"):
+        find_operation("sideways")
+
+
+@pytest.mark.parametrize(("name", "arrays_moved"), [(LAYER_NORM, 2), (LAYER_NORM_BACKWARD, 3)])
+def test_the_bytes_moved_follow_from_what_is_read_and_written(name, arrays_moved):
+    assert Cell(name, 3, 64, "float64", 1).bytes_moved == arrays_moved * 3 * 64 * 8
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_there_are_the_arrays_that_are_read_and_only_those(name):
+    arrays, reads = make_arrays(Cell(name, 3, 64, "float32", 1)), OPERATIONS[name].reads
+    assert all(getattr(arrays, array) is not None for array in reads)
+    assert all(getattr(arrays, array) is None for array in {"dy", "mean", "rstd"} - set(reads))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (40, 64)])
+def test_the_floor_copies_half_of_the_bytes_moved(name, shape, monkeypatch):
+    copied = []
+    monkeypatch.setattr(
+        memory_copy, "ways_to_copy", lambda *_: [lambda x, y: copied.append((x, y)) or memory_copy._memcpy(x, y)]
+    )
+    cell = Cell(name, *shape, "float32", 1)
+    arrays = make_arrays(cell)
+    memory_copy.any_operation(arrays).call()
+    assert np.array_equal(arrays.out, arrays.x)
+    assert sum(target.nbytes for _, target in copied) == cell.bytes_moved // 2 // 4 * 4
+    assert all(np.array_equal(source, target) for source, target in copied)
+
+
 # Regimes
 
 MACHINE = {"caches": {"L1d": 2**15, "L2": 2**20, "L3": 2**25}}
@@ -140,15 +187,15 @@ MACHINE = {"caches": {"L1d": 2**15, "L2": 2**20, "L3": 2**25}}
 @pytest.mark.parametrize(
     ("operation", "rows", "cols", "expected"),
     [
-        (FORWARD, 1, 64, regimes.ONE_CALL),
-        (FORWARD, 8, 768, regimes.ONE_CALL),
-        (FORWARD, 9, 64, regimes.CORE),
-        (FORWARD, 128, 1024, regimes.CORE),  # 1 MiB
-        (BACKWARD, 128, 1024, regimes.LAST_LEVEL),  # 1.5 MiB
-        (FORWARD, 4096, 1024, regimes.LAST_LEVEL),  # 32 MiB
-        (FORWARD, 4097, 1024, regimes.MEMORY),
-        (FORWARD, 4, 2**20, regimes.LAST_LEVEL),  # few rows that no core has room for
-        (BACKWARD, 4, 2**20, regimes.MEMORY),
+        (LAYER_NORM, 1, 64, regimes.ONE_CALL),
+        (LAYER_NORM, 8, 768, regimes.ONE_CALL),
+        (LAYER_NORM, 9, 64, regimes.CORE),
+        (LAYER_NORM, 128, 1024, regimes.CORE),  # 1 MiB
+        (LAYER_NORM_BACKWARD, 128, 1024, regimes.LAST_LEVEL),  # 1.5 MiB
+        (LAYER_NORM, 4096, 1024, regimes.LAST_LEVEL),  # 32 MiB
+        (LAYER_NORM, 4097, 1024, regimes.MEMORY),
+        (LAYER_NORM, 4, 2**20, regimes.LAST_LEVEL),  # few rows that no core has room for
+        (LAYER_NORM_BACKWARD, 4, 2**20, regimes.MEMORY),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 2])
@@ -158,13 +205,13 @@ def test_the_regime_goes_by_rows_and_bytes(operation, rows, cols, expected, thre
 
 def test_there_are_regimes_on_a_machine_that_does_not_tell_its_caches():
     rows = (1, 100, 2000, 10**6)
-    found = [regimes.regime(Cell(FORWARD, n, 768, "float32", 1), {"caches": {}}) for n in rows]
+    found = [regimes.regime(Cell(LAYER_NORM, n, 768, "float32", 1), {"caches": {}}) for n in rows]
     assert found == list(regimes.REGIMES)
 
 
 def cell_of_ratio(ratio, over="NumPy", kind=contenders.PEER, rows=1, **place):
     """A result in which fastln is so many times as fast."""
-    found = results.CellResult(Cell(FORWARD, rows, 768, "float32", 1, **place))
+    found = results.CellResult(Cell(LAYER_NORM, rows, 768, "float32", 1, **place))
     interval = intervals.Ratio(ratio, 0.9 * ratio, 1.1 * ratio)
     own = results.Timing(intervals.Ratio(1e-6, 9e-7, 2e-6), 9, intervals.Ratio(1.0, 1.0, 1.0))
     found.entries["fastln"] = results.Entry(contenders.SUBJECT, warm=own, cold=own)
@@ -241,7 +288,7 @@ def test_numpys_own_large_arrays_begin_where_the_standard_says():
 
 
 def test_the_place_of_arrays_does_not_change_what_is_in_them():
-    ours, others = (make_arrays(Cell(BACKWARD, 5, 64, "float32", 1, offset)) for offset in OFFSETS)
+    ours, others = (make_arrays(Cell(LAYER_NORM_BACKWARD, 5, 64, "float32", 1, offset)) for offset in OFFSETS)
     assert all(np.array_equal(a, b) for a, b in zip(vars(ours).values(), vars(others).values(), strict=True)
                if isinstance(a, np.ndarray))  # fmt: skip
 
@@ -256,10 +303,10 @@ def test_the_full_grid_has_cache_lines_for_float32_on_one_thread_only():
 
 
 def test_who_is_dear_to_prepare_sits_out_on_cache_lines():
-    arrays = make_arrays(Cell(FORWARD, 3, 64, "float32", 1, LINE_OFFSET))
+    arrays = make_arrays(Cell(LAYER_NORM, 3, 64, "float32", 1, LINE_OFFSET))
     (numpy,) = (contender for contender in contenders.select(["numpy"]) if contender.kind == contenders.PEER)
     with pytest.raises(contenders.RefusedError, match="as NumPy places them only"):
-        numpy.prepare(FORWARD, arrays)
+        numpy.prepare(arrays)
 
 
 # Calls after a pause
@@ -282,7 +329,7 @@ def test_every_call_comes_after_a_pause_of_its_own_and_pauses_are_not_timed(rng)
         passing(seconds)
 
     calls = {"a": (lambda: passing(5.0), lambda: passing(1.0)), "b": (lambda: None, lambda: passing(2.0))}
-    pause = pauses.Pause(FORWARD, 2, 64, 0.5, 4)
+    pause = pauses.Pause(LAYER_NORM, 2, 64, 0.5, 4)
     assert pauses.time_after_pauses(calls, pause, rng, sleep, lambda: now[0]) == {"a": [1.0] * 4, "b": [2.0] * 4}
     assert slept == [0.5] * 8
 
@@ -296,8 +343,8 @@ def test_calls_after_pauses_are_timed_in_a_process_and_shown(tmp_path):
     assert all(0 < p.median <= p.percentile_90 for p in found.pauses)
     assert run.pauses_left(plan, found) == []
     assert [row[0] for row in report.pauses_table(found).rows] == ["forward 2x64", "backward 2x64"]
-    found.save(tmp_path)
-    assert results.load(tmp_path).pauses == found.pauses
+    files.save(found, tmp_path)
+    assert files.load(tmp_path).pauses == found.pauses
 
 
 def test_a_process_that_dies_is_one_line(monkeypatch):
@@ -352,13 +399,13 @@ def test_time_for_rounds_shrinks_when_preparing_takes_long():
 # Contenders: who is right, who is refused
 
 
-def broken(arrays):
+def any_operation_broken(arrays):
     """A contender that forgets the bias."""
     y = (arrays.x - arrays.x.mean(-1, keepdims=True)) / arrays.x.std(-1, keepdims=True) * arrays.weight
     return Prepared(lambda: y, lambda y: (y,))
 
 
-def failing(arrays):
+def any_operation_failing(arrays):
     raise RuntimeError(f"cannot do {arrays.x.shape}\nwith details")
 
 
@@ -366,10 +413,8 @@ def set_threads(threads):
     """What the registry asks a module for."""
 
 
-def make_contender(function="broken", **options):
-    return contenders.Contender(
-        "impostor", contenders.PEER, "tests.of_this_module", dict.fromkeys(OPERATIONS, function), **options
-    )
+def make_contender(way="broken", **options):
+    return contenders.Contender("impostor", contenders.PEER, "tests.of_this_module", way, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -382,7 +427,7 @@ def this_module_under_a_dotted_name(monkeypatch):
 def quiet_progress():
     from rich.console import Console
 
-    from benchmarks.progress import Progress
+    from benchmarks.shown.progress import Progress
 
     progress = Progress(Console(quiet=True))
     progress.steps, progress.finished, progress.start = 1, 0, 0.0
@@ -402,13 +447,22 @@ def execute(chosen, folder, cells=(CELL,)):
 @pytest.mark.parametrize("shape", [(1, 33), (40, 64)])
 def test_fastln_and_numpy_are_right(operation, dtype, shape):
     arrays = make_arrays(Cell(operation, *shape, dtype, 1))
-    exact = exact_outputs(operation, arrays)
+    exact = exact_outputs(arrays)
     for contender in contenders.select(["numpy", "numpy-at-best"]):
-        _, error = contender.prepare_checked(operation, arrays, exact)
+        _, error = contender.prepare_checked(arrays, exact)
         if contender.kind in (contenders.SUBJECT, contenders.VARIANT):
-            assert error <= (2 if operation == FORWARD else 4)
+            assert error <= (2 if operation == LAYER_NORM else 4)
         elif contender.kind == contenders.PEER:
             assert error < 100
+
+
+def test_fastln_is_called_by_position_as_fast_code_calls_it():
+    arrays = make_arrays(Cell(LAYER_NORM_BACKWARD, 3, 64, "float32", 1))
+    call = fastln_calls.any_operation(arrays).call
+    expected = (arrays.dy, arrays.x, arrays.mean, arrays.rstd, arrays.weight)
+    assert call.func is fastln.layer_norm_backward
+    assert all(found is array for found, array in zip(call.args, expected, strict=True))
+    assert set(call.keywords) == {"out"}
 
 
 def test_a_wrong_result_is_refused_with_its_error(tmp_path):
@@ -434,9 +488,20 @@ def test_a_missing_peer_is_one_line(tmp_path):
     assert list(report.absences(found)) == ["impostor: not installed: pip install no_such_module"]
 
 
+def test_who_has_no_function_of_the_name_has_no_such_operation(tmp_path):
+    found, finished = execute([*contenders.select([]), make_contender("absent")], tmp_path)
+    assert finished
+    assert list(report.absences(found)) == [f"impostor: has no layer_norm ({CELL})"]
+
+
+def test_who_computes_in_fewer_dtypes_says_so():
+    with pytest.raises(contenders.RefusedError, match="computes in float32 only"):
+        make_contender(dtypes=("float32",)).prepare(make_arrays(Cell(LAYER_NORM, 3, 64, "float64", 1)))
+
+
 def test_a_missing_onednn_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(onednn, "_load", lambda: (None, onednn.INSTALL))
-    found, finished = execute(contenders.select(["onednn"]), tmp_path, [CELL, Cell(FORWARD, 3, 65, "float32", 1)])
+    found, finished = execute(contenders.select(["onednn"]), tmp_path, [CELL, Cell(LAYER_NORM, 3, 65, "float32", 1)])
     assert finished
     assert list(report.absences(found)) == ["oneDNN: not installed: apt-get install libdnnl-dev"]
 
@@ -460,7 +525,7 @@ def test_onednn_is_right_where_it_is_installed(operation, offset, shape):
     arrays = make_arrays(Cell(operation, *shape, "float32", 1, offset))
     (contender,) = (found for found in contenders.CONTENDERS if found.kind == contenders.NATIVE)
     contender.set_threads(1)
-    assert contender.prepare_checked(operation, arrays, exact_outputs(operation, arrays))[1] < 100
+    assert contender.prepare_checked(arrays, exact_outputs(arrays))[1] < 100
 
 
 @pytest.mark.parametrize(
@@ -473,17 +538,17 @@ def test_onednn_is_right_where_it_is_installed(operation, offset, shape):
 )
 def test_outputs_that_cannot_be_judged_are_named(outputs, message):
     with pytest.raises(OutputsError, match=message):
-        largest_error(outputs, exact_outputs(FORWARD, make_arrays(CELL)))
+        largest_error(outputs, exact_outputs(make_arrays(CELL)))
 
 
 def test_nan_is_an_infinite_error():
     arrays = make_arrays(CELL)
-    assert largest_error((np.full_like(arrays.x, np.nan),), exact_outputs(FORWARD, arrays)) == np.inf
+    assert largest_error((np.full_like(arrays.x, np.nan),), exact_outputs(arrays)) == np.inf
 
 
 def test_errors_of_the_gradients_are_seen_in_each_output():
-    arrays = make_arrays(Cell(BACKWARD, 5, 64, "float64", 1))
-    exact = exact_outputs(BACKWARD, arrays)
+    arrays = make_arrays(Cell(LAYER_NORM_BACKWARD, 5, 64, "float64", 1))
+    exact = exact_outputs(arrays)
     right = [output.value.astype(np.float64) for output in exact.outputs]
     assert largest_error(tuple(right), exact) <= 0.5
     for i in range(3):
@@ -542,14 +607,14 @@ def small_results(saved):
 
 def test_results_survive_a_round_trip(saved, tmp_path):
     folder, made = saved
-    loaded = results.load(folder)
-    loaded.save(tmp_path)
-    assert (tmp_path / results.FILE).read_text() == (folder / results.FILE).read_text()
+    loaded = files.load(folder)
+    files.save(loaded, tmp_path)
+    assert (tmp_path / files.FILE).read_text() == (folder / files.FILE).read_text()
     assert results.means(loaded) == results.means(made)
 
 
 def test_results_hold_medians_and_intervals_and_no_single_times(saved):
-    text = (saved[0] / results.FILE).read_text()
+    text = (saved[0] / files.FILE).read_text()
     entry = json.loads(text)["cells"][0]["contenders"]["fastln"]
     for cache, rounds in (("warm", 15), ("cold", 6)):
         assert set(entry[cache]) == {"seconds", "rounds", "speed_up"}
@@ -562,7 +627,7 @@ def test_results_hold_medians_and_intervals_and_no_single_times(saved):
 
 def test_every_single_time_is_beside_them_to_go_on_from(saved):
     folder, made = saved
-    loaded = results.load_with_times(folder)
+    loaded = files.load_with_times(folder)
     assert [len(visit) for visit in loaded.cells[0].times["warm"]["fastln"]] == [5, 5, 5]
     for result in loaded.cells:
         result.sum_up()
@@ -570,23 +635,35 @@ def test_every_single_time_is_beside_them_to_go_on_from(saved):
 
 
 def test_results_without_their_times_cannot_be_gone_on_with(saved, tmp_path):
-    saved[1].save(tmp_path)
-    with pytest.raises(results.ResultsError, match=r"cannot read .*times\.json"):
-        results.load_with_times(tmp_path)
+    files.save(saved[1], tmp_path)
+    with pytest.raises(files.ResultsError, match=r"cannot read .*times\.json"):
+        files.load_with_times(tmp_path)
+
+
+def test_operations_may_go_by_their_titles_as_they_once_did(saved, tmp_path):
+    folder, made = saved
+    for name in (files.FILE, files.TIMES_FILE):
+        text = (folder / name).read_text()
+        for operation in reversed(OPERATIONS.values()):  # the longer name first
+            text = text.replace(f'"{operation.name}"', f'"{operation.title}"')
+        (tmp_path / name).write_text(text)
+    former = files.load_with_times(tmp_path)
+    assert [result.cell for result in former.cells] == [result.cell for result in made.cells]
+    assert results.means(former) == results.means(made)
 
 
 def test_the_former_format_is_named(tmp_path):
     (tmp_path / "results.json").write_text('{"format": 1, "cells": []}')
-    with pytest.raises(results.ResultsError, match="must hold results of format 2 of this benchmark, got format 1"):
-        results.load(tmp_path)
+    with pytest.raises(files.ResultsError, match="must hold results of format 2 of this benchmark, got format 1"):
+        files.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 99, "cells": []}'])
 def test_a_file_without_results_is_named(tmp_path, content):
     path = tmp_path / "some.json"
     path.write_text(content)
-    with pytest.raises(results.ResultsError, match=r"some.json must hold"):
-        results.load(path)
+    with pytest.raises(files.ResultsError, match=r"some.json must hold"):
+        files.load(path)
 
 
 def test_markdown_fills_a_document_between_its_markers(small_results, tmp_path):
@@ -639,7 +716,7 @@ def test_compare_exits_with_1_on_a_regression_only(rng, tmp_path, capsys, factor
     folders = [tmp_path / "before", tmp_path / "after"]
     for folder, slower in zip(folders, (1.0, factor), strict=True):
         folder.mkdir()
-        synthetic_results(rng, slower).save(folder)
+        files.save(synthetic_results(rng, slower), folder)
     assert command_line.main(["compare", *map(str, folders)]) == status
     expected = {1.0: "0 faster, 0 slower", 1.5: "0 faster, 2 slower"}.get(factor, "2 faster, 0 slower")
     assert expected in capsys.readouterr().out
@@ -680,7 +757,7 @@ def test_a_tiny_run_leaves_everything_in_one_folder(tmp_path, capsys):
     assert str(out) in printed.replace("\n", "")
     assert "speed-up" in printed
     assert {path.name for path in out.iterdir()} == {"results.json", "times.json", "results.md", "pictures"}
-    assert results.load(out).complete
+    assert files.load(out).complete
     document = tmp_path / "DOCUMENT.md"
     document.write_text(f"{markdown.BEGIN}\n{markdown.END}\n")
     assert command_line.main(["report", str(out), "--into", str(document)]) == 0
@@ -702,7 +779,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
     monkeypatch.setattr(run, "measure", interrupted)
     arguments = ["run", *TINY, "--shapes", "2x64", "3x64", "--operations", "forward", "--out", str(tmp_path)]
     assert command_line.main(arguments) == 130
-    kept = results.load(tmp_path)
+    kept = files.load(tmp_path)
     assert not kept.complete
     assert [cell.visits for cell in kept.cells] == [1, 1]
     assert "Ended early" in capsys.readouterr().out
@@ -710,11 +787,16 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(tmp_path, capsys, monkeypa
 
     assert command_line.main([*arguments, "--resume"]) == 0
     assert len(calls) == 3 + 4
-    whole = results.load(tmp_path)
+    whole = files.load(tmp_path)
     assert whole.complete
     assert [cell.visits for cell in whole.cells] == [3, 3]
     assert command_line.main(["run", *TINY, "--resume", "--out", str(tmp_path)]) == 2
     assert "--resume must be" in capsys.readouterr().err
+
+
+def test_operations_are_asked_for_by_name_or_title():
+    asked = command_line.parse_args(["run", "--operations", "forward", "layer_norm_backward"])
+    assert asked.operations == [LAYER_NORM, LAYER_NORM_BACKWARD]
 
 
 @pytest.mark.parametrize(

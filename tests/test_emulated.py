@@ -9,9 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 from emulation import EMULATIONS, SOURCES, TESTS, emulated_program
-from helpers import DTYPES, EDGE_COLS
-from reference import (
+from regimes import (
     COMBINATIONS,
+    DTYPES,
+    EDGE_COLS,
     GRADIENT_REGIMES,
     REGIMES,
     find_regime,

@@ -6,24 +6,19 @@ import os
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from importlib.machinery import EXTENSION_SUFFIXES
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from bounds import Judged, gradient_errors, half_subnormal, long_double_suffices, output_error
 from conftest import find_stale_build
 from helpers import assert_same_bits, at_offset, in_wider_rows
-from reference import (
-    GRADIENT_REGIMES,
-    REGIMES,
-    exact_layer_norm,
-    find_regime,
-    gradient_errors,
-    half_subnormal,
-    long_double_suffices,
-    make_gradient_case,
-    make_mixed_rows,
-    make_rows,
-    output_error,
-)
+from operations import OPERATIONS
+from regimes import GRADIENT_REGIMES, REGIMES, eps_of, make_mixed_rows, make_rows
+
+from fastln._reference import normalize
+
+BACKWARD = OPERATIONS["layer_norm_backward"]
 
 
 def to_decimal(fraction):
@@ -43,7 +38,7 @@ def test_reference_agrees_with_rational_arithmetic(regime, dtype):
     eps = REGIMES[regime].eps
     for cols in (1, 2, 40):
         x = make_rows(regime, 4, cols, dtype)
-        exact = exact_layer_norm(x, eps)
+        exact = normalize(x, eps)
         for row, xhat, mean, rstd in zip(x, *exact, strict=True):
             values = [Fraction(float(value)) for value in row]
             true_mean = sum(values) / cols
@@ -63,11 +58,28 @@ def test_reference_agrees_with_rational_arithmetic(regime, dtype):
             assert abs(mean[0] - true_mean) <= tolerance * np.abs(row.astype(np.longdouble)).max()
 
 
+class GradientCase(NamedTuple):
+    """dy for rows of one regime and width, a weight, and the exact gradients with that weight and without."""
+
+    dy: np.ndarray
+    x: np.ndarray
+    weight: np.ndarray
+    weighted: Judged
+    plain: Judged
+
+
+def make_gradient_case(label, rows, cols, dtype):
+    """Of a label of regimes.py."""
+    data = BACKWARD.data(label, rows, cols, dtype)
+    exact = BACKWARD.exact(data, eps_of(label), label)
+    return GradientCase(data["dy"], data["x"], data["weight"], exact[False], exact[True])
+
+
 @pytest.mark.parametrize("label", GRADIENT_REGIMES)
 def test_reference_gradients_agree_with_rational_arithmetic(label, dtype):
     if not long_double_suffices(dtype):
         pytest.skip("long double is too narrow here")
-    eps = Fraction(find_regime(GRADIENT_REGIMES[label][0]).eps)
+    eps = Fraction(eps_of(label))
     tolerance, least = np.longdouble(np.finfo(dtype).eps) / 50, half_subnormal(dtype) / 100
     for rows, cols in ((1, 1), (2, 2), (3, 20)):
         case = make_gradient_case(label, rows, cols, dtype)
@@ -120,12 +132,12 @@ def test_the_judge_tells_good_gradients_from_usual_ones():
 def test_the_judge_tells_a_good_result_from_a_usual_one():
     # Two passes in float32 with a mean rounded to float32, as most implementations have it.
     x = make_rows("mean 1e3", 4, 768, np.float32)
-    exact = exact_layer_norm(x, 1e-5)
+    exact = normalize(x, 1e-5)
     centred = x - x.mean(axis=-1, keepdims=True)
     usual = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
     assert output_error(usual, exact) > 20
-    assert output_error(exact.xhat.astype(np.float32), exact) <= 0.5 + 1e-6
-    spoiled = exact.xhat.astype(np.float32)
+    assert output_error(exact.x_hat.astype(np.float32), exact) <= 0.5 + 1e-6
+    spoiled = exact.x_hat.astype(np.float32)
     spoiled[1, 5] = np.nan
     assert output_error(spoiled, exact) == np.inf
 
@@ -156,7 +168,7 @@ def test_copies_are_where_they_should_be(dtype):
 @pytest.fixture
 def checkout(tmp_path):
     """A clone with two modules that were built after every source."""
-    names = ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pyx", "fastln/b.pxd", "setup.py"]
+    names = ["src/rows/sum.h", "fastln/a.pyx", "fastln/b.pyx", "fastln/b.pxd", "setup.py"]
     built = [f"fastln/{stem}{EXTENSION_SUFFIXES[0]}" for stem in "ab"]
     for age, name in ((200, "a"), (100, "b")):
         for path in names if name == "a" else built:
@@ -175,7 +187,7 @@ def test_a_fresh_build_is_not_stale(checkout):
     assert find_stale_build(checkout, checkout / "fastln") is None
 
 
-@pytest.mark.parametrize("source", ["src/generic/sum.h", "fastln/a.pyx", "fastln/b.pxd", "setup.py"])
+@pytest.mark.parametrize("source", ["src/rows/sum.h", "fastln/a.pyx", "fastln/b.pxd", "setup.py"])
 def test_a_newer_source_makes_the_build_stale(source, checkout):
     touch(checkout / source, 0)
     reason = find_stale_build(checkout, checkout / "fastln")

@@ -12,10 +12,12 @@ import sys
 import numpy as np
 import pytest
 from arguments import BAD_EPS, BAD_SHAPE, BAD_X, SHAPE, array, assert_refused, counts_references
+from bounds import USUAL, judge_gradients
 from helpers import assert_same_bits
-from reference import USUAL, exact_gradients, exact_layer_norm, make_parameters, make_rows, output_size
+from regimes import make_parameters, make_rows
 
 import fastln
+from fastln._reference import normalize, output_size
 
 # Which parameters there are, from elementwise_affine and bias.
 AFFINE = {
@@ -553,7 +555,7 @@ def test_states_go_to_torch_and_back(shape, affine, dtype, torch):
     theirs = torch.nn.LayerNorm(shape, eps=1e-6, dtype=precision, **options)
     ours = random_module(shape, dtype, eps=1e-6, **options)
     x, dy = make_rows("mean 10", 10, 24, dtype), make_rows("normal", 10, 24, dtype)
-    exact = exact_layer_norm(x, 1e-6)
+    exact = normalize(x, 1e-6)
 
     def compare():
         tensor = torch.from_numpy(x.reshape(10, *shape)).requires_grad_()
@@ -564,10 +566,10 @@ def test_states_go_to_torch_and_back(shape, affine, dtype, torch):
         weight, bias = (None if p is None else p.reshape(-1) for p in (ours.weight, ours.bias))
         # PyTorch's own error is a few times what is usual for ours.
         few = 6 * np.finfo(dtype).eps
-        allowed = few * USUAL["y"] * output_size(exact.xhat, weight, bias)
+        allowed = few * USUAL["y"] * output_size(exact.x_hat, weight, bias)
         assert (np.abs(y - their_y.detach().numpy()).reshape(10, 24) <= allowed).all()
         gradients = ours.backward(dy.reshape(10, *shape), saved)
-        expected = exact_gradients(dy, exact, weight)
+        expected = judge_gradients(dy, exact, weight)
         allowed = few * USUAL["dx"] * expected.dx.size
         assert (np.abs(gradients.dx - tensor.grad.numpy()).reshape(10, 24) <= allowed).all()
         found = {"weight": gradients.dweight, "bias": gradients.dbias}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import internals as stores
 import pytest
-from helpers import assert_same_bits
-
-import fastln
-from fastln._core import effort, stores
+from helpers import assert_all_same_bits
+from operations import Kind
 
 LARGE = 1 << 26
 FORWARD, BACKWARD = range(2)
@@ -18,19 +16,19 @@ SHAPE = (FORWARD, THREADS, ROWS, COLS, LARGE)
 @pytest.fixture(autouse=True)
 def untried():
     """No shape is known, before and after, and nobody has set a limit (the environment may)."""
-    before = effort.set_stream_bytes(None)
+    before = stores.set_stream_bytes(None)
     stores.forget()
     yield
     stores.forget()
-    effort.set_stream_bytes(before)
+    stores.set_stream_bytes(before)
 
 
 def choices(count, seconds, least=0, shape=SHAPE):
     """The ways of the next calls of a shape, which take seconds[way]."""
     found = []
     for _ in range(count):
-        past = effort.next_choice(*shape, least)
-        effort.tell_seconds(*shape, past, seconds[past])
+        past = stores.next_choice(*shape, least)
+        stores.tell_seconds(*shape, past, seconds[past])
         found.append(past)
     return found
 
@@ -77,59 +75,51 @@ def test_a_shape_that_takes_the_place_of_another_begins_anew():
 
 
 def test_small_results_stay_in_the_cache():
-    small = (FORWARD, THREADS, ROWS, COLS, effort.get_stream_bytes() // 8 - 1)
+    small = (FORWARD, THREADS, ROWS, COLS, stores.get_stream_bytes() // 8 - 1)
     assert choices(10, (1.0, 0.1), LARGE, small) == [False] * 10
 
 
 def test_a_limit_that_somebody_set_is_kept():
-    effort.set_stream_bytes(LARGE)
+    stores.set_stream_bytes(LARGE)
     assert choices(10, (0.1, 1.0), LARGE) == [True] * 10
     assert choices(10, (1.0, 0.1), LARGE + 1) == [False] * 10
 
 
 def test_a_limit_that_happens_to_be_the_size_of_the_cache_is_kept_too():
-    size = effort.get_stream_bytes()
-    assert effort.set_stream_bytes(size) is None
+    size = stores.get_stream_bytes()
+    assert stores.set_stream_bytes(size) is None
     shape = (FORWARD, THREADS, ROWS, COLS, size)
     assert choices(10, (0.1, 1.0), size, shape) == [True] * 10
-    assert effort.set_stream_bytes(None) == size
+    assert stores.set_stream_bytes(None) == size
     assert False in choices(10, (0.1, 1.0), size, shape)
 
 
 def test_callers_who_take_turns_get_to_know_both_ways():
-    ways = [effort.next_choice(*SHAPE, 0) for _ in range(4)]
+    ways = [stores.next_choice(*SHAPE, 0) for _ in range(4)]
     assert {ways[0], ways[2]} == {ways[1], ways[3]} == {False, True}
 
 
 def test_what_a_call_took_is_not_said_of_the_shape_that_has_its_place():
     others = [(FORWARD, THREADS, ROWS + i, COLS, LARGE) for i in range(1, 1000)]
-    effort.next_choice(*SHAPE, 0)
+    stores.next_choice(*SHAPE, 0)
     for other in others:
-        effort.next_choice(*other, 0)
+        stores.next_choice(*other, 0)
     assert stores.calls_of(*SHAPE) == 0
-    effort.tell_seconds(*SHAPE, True, 1e-9)
+    stores.tell_seconds(*SHAPE, True, 1e-9)
     assert stores.calls_of(*SHAPE) == 0
 
 
-@pytest.mark.parametrize("operation", [FORWARD, BACKWARD], ids=["forward", "backward"])
+@pytest.mark.once_per_kernel
 def test_large_calls_are_tried_and_their_bits_are_the_same(operation, dtype):
-    rows, cols = effort.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
-    x, dy = np.random.default_rng(0).standard_normal((2, rows, cols)).astype(dtype)
-    _, mean, rstd = fastln.layer_norm_forward(x, num_threads=1)
+    rows, cols = stores.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
+    arguments = operation.make("mean 10", rows, cols, dtype)
+    large = sum(kind is Kind.ROWS for kind in (*operation.arguments.values(), *operation.results.values()))
+    shape = (BACKWARD if operation.saved_by else FORWARD, 1, rows, cols, large * arguments["x"].nbytes)
+    with stores.stream_bytes(1 << 56):
+        expected = operation(**arguments, num_threads=1)
     stores.forget()
-
-    def results(out=None):
-        if operation == FORWARD:
-            return (fastln.layer_norm(x, out=out, num_threads=1),)
-        return fastln.layer_norm_backward(dy, x, mean, rstd, out=out, num_threads=1)
-
-    before = effort.set_stream_bytes(1 << 56)
-    expected = results()
-    effort.set_stream_bytes(before)
-    shape = (operation, 1, rows, cols, (2 + operation) * x.nbytes)
     for call in range(1, 7):
-        for found, one in zip(results(), expected, strict=True):
-            assert_same_bits(found, one)
+        assert_all_same_bits(operation(**arguments, num_threads=1), expected)
         assert stores.calls_of(*shape) == call
-    results(out=x)  # in place there is nothing to try
+    operation.in_the_place_of("x", arguments, num_threads=1)  # in place there is nothing to try
     assert stores.calls_of(*shape) == 6

@@ -1,1 +1,1 @@
-"""One module for each library: `forward` and `backward` make calls for given arrays, `set_threads` sets its threads."""
+"""One module for each library: a function named after each operation that it has, and `set_threads`."""

@@ -1,38 +1,36 @@
-"""fastln itself: into the caller's buffer, and allocating the result."""
+"""fastln itself, whatever the operation: into the caller's buffer, and allocating the result."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import fastln
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 set_threads = fastln.set_num_threads
 
 
-def forward(arrays: Arrays) -> Prepared:
-    """layer_norm(x, D, weight, bias, eps, out=y)."""
-    a = arrays
-    call = partial(fastln.layer_norm, a.x, a.x.shape[-1], a.weight, a.bias, EPS, out=a.out)
-    return Prepared(call, lambda y: (y,))
+def any_operation(arrays: Arrays) -> Prepared:
+    """The function with `out=`: y or dx is the caller's buffer; dweight and dbias are new arrays."""
+    return Prepared(partial(_call(arrays), out=arrays.out), _as_outputs)
 
 
-def forward_allocating(arrays: Arrays) -> Prepared:
-    """layer_norm(x, D, weight, bias, eps): y is a new array."""
-    a = arrays
-    return Prepared(partial(fastln.layer_norm, a.x, a.x.shape[-1], a.weight, a.bias, EPS), lambda y: (y,))
+def any_operation_allocating(arrays: Arrays) -> Prepared:
+    """The function without it: all results are new arrays."""
+    return Prepared(_call(arrays), _as_outputs)
 
 
-def backward(arrays: Arrays) -> Prepared:
-    """layer_norm_backward(dy, x, mean, rstd, weight, out=dx); dweight and dbias are new arrays."""
-    a = arrays
-    call = partial(fastln.layer_norm_backward, a.dy, a.x, a.mean, a.rstd, a.weight, out=a.out)
-    return Prepared(call, lambda gradients: gradients)
+def _call(arrays: Arrays) -> Callable[..., Any]:
+    """The function of the operation's name with all that it takes by position, which is the fastest way to call it."""
+    function = getattr(fastln, arrays.operation.name)
+    values = vars(arrays) | {"normalized_shape": arrays.x.shape[-1], "eps": EPS}
+    parameters = inspect.signature(function).parameters.values()
+    return partial(function, *(values[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD))
 
 
-def backward_allocating(arrays: Arrays) -> Prepared:
-    """layer_norm_backward(dy, x, mean, rstd, weight): dx is a new array too."""
-    a = arrays
-    call = partial(fastln.layer_norm_backward, a.dy, a.x, a.mean, a.rstd, a.weight)
-    return Prepared(call, lambda gradients: gradients)
+def _as_outputs(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.backend import clear_backends
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)  # or float64 would be computed in float32
@@ -50,14 +50,14 @@ def _on_device(*arrays: np.ndarray) -> list[Any]:
     return [jax.device_put(array, may_alias=True) for array in arrays]
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """The formula under jit."""
     inputs = _on_device(arrays.x, arrays.weight, arrays.bias)
     function = jax.jit(_layer_norm)
     return Prepared(lambda: function(*inputs).block_until_ready(), lambda y: (np.asarray(y),))
 
 
-def backward(arrays: Arrays) -> Prepared:
+def layer_norm_backward(arrays: Arrays) -> Prepared:
     """The vjp of the formula under jit; what the forward pass saves for it is made before."""
     x, weight, bias, dy = _on_device(arrays.x, arrays.weight, arrays.bias, arrays.dy)
     vjp = jax.jit(lambda *inputs: jax.vjp(_layer_norm, *inputs)[1])(x, weight, bias)

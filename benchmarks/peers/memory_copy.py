@@ -1,7 +1,7 @@
 """The floor: the fastest copy at hand that moves as many bytes as the operation must, on as many threads.
 
-The forward pass reads x and writes y, a copy of one array. The backward pass reads dy and x and writes dx: three
-streams, a copy of one and a half arrays. (A copy writes half of what it moves and the backward pass a third, and
+Layer norm reads x and writes y, a copy of one array. Its backward pass reads dy and x and writes dx: three streams, a
+copy of one and a half arrays. (A copy writes half of what it moves and the backward pass a third, and
 writing costs more than reading, so a perfect backward pass may be a little below this floor.)
 """
 
@@ -15,7 +15,8 @@ from timeit import Timer
 
 import numpy as np
 
-from ..cells import Arrays, Prepared, empty_at
+from ..grid.arrays import Arrays, Prepared, empty_at
+from ..operations import ROWS
 
 Copy = Callable[[], object]
 
@@ -27,21 +28,26 @@ def set_threads(_threads: int) -> None:
     """The copies below take the number of threads as an argument, PyTorch's and numba's have been set."""
 
 
-def forward(arrays: Arrays) -> Prepared:
-    """Copy x to the caller's buffer: memory that the others use too, so it is as warm for all."""
-    return _prepare([(arrays.x, arrays.out)], arrays.threads)
+def any_operation(arrays: Arrays) -> Prepared:
+    """Copy x to the caller's buffer, memory that the others use too, so it is as warm for all; then what is left."""
+    operation = arrays.operation
+    others = [getattr(arrays, name) for name in operation.reads if name in ROWS and name != "x"]
+    pairs, left = [], operation.moved * arrays.x.size // 2
+    for source in (arrays.x, *others):
+        source = source.reshape(-1)[:left]
+        left -= source.size
+        pairs.append((source, _target(arrays, source) if pairs else arrays.out))
+    return _prepare([pair for pair in pairs if pair[0].size], arrays.threads)
 
 
-def backward(arrays: Arrays) -> Prepared:
-    """Copy x to the caller's buffer, and half of dy to another."""
-    half = arrays.dy.reshape(-1)[: arrays.dy.size // 2]
-    target = empty_at(arrays.offset, half.shape, half.dtype)
+def _target(arrays: Arrays, source: np.ndarray) -> np.ndarray:
+    target = empty_at(arrays.offset, source.shape, source.dtype)
     target.fill(0)  # touched, so that the first copy pays for no pages
-    return _prepare([(arrays.x, arrays.out), (half, target)], arrays.threads)
+    return target
 
 
 def _prepare(pairs: list[tuple[np.ndarray, np.ndarray]], threads: int) -> Prepared:
-    pairs = [(_as_bytes(source), _as_bytes(target)) for source, target in pairs if source.size]
+    pairs = [(_as_bytes(source), _as_bytes(target)) for source, target in pairs]
     makers = ways_to_copy(threads, pairs[0][0].nbytes)
     copies = [_all([make(source, target) for source, target in pairs]) for make in makers]
     number = 1 + 2**18 // pairs[0][0].nbytes
@@ -55,13 +61,13 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
 def _all(copies: list[Copy]) -> Copy:
     if len(copies) == 1:
         return copies[0]
-    first, second = copies
+    first, others = copies[0], _all(copies[1:])
 
-    def copy_both() -> None:
+    def copy_all() -> None:
         first()
-        second()
+        others()
 
-    return copy_both
+    return copy_all
 
 
 def ways_to_copy(threads: int, size: int) -> list[Callable[[np.ndarray, np.ndarray], Copy]]:

@@ -7,13 +7,13 @@ from functools import partial
 import numba
 import numpy as np
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 set_threads = numba.set_num_threads
 
 
 @numba.njit(parallel=True, fastmath=True)
-def _forward(x, weight, bias, eps, y):
+def _layer_norm(x, weight, bias, eps, y):
     rows, cols = x.shape
     for i in numba.prange(rows):
         total = x.dtype.type(0)
@@ -30,7 +30,7 @@ def _forward(x, weight, bias, eps, y):
 
 
 @numba.njit(parallel=True, fastmath=True)
-def _backward(dy, x, mean, rstd, weight, dx, partial_dweight, partial_dbias):
+def _layer_norm_backward(dy, x, mean, rstd, weight, dx, partial_dweight, partial_dbias):
     rows, cols = x.shape
     chunks = len(partial_dweight)
     for chunk in numba.prange(chunks):
@@ -64,20 +64,20 @@ def copy_in_chunks(source, target, chunks):
         target[first:last] = source[first:last]
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """Three sweeps over each row."""
     a = arrays
     eps = a.x.dtype.type(EPS)
-    return Prepared(partial(_forward, a.x, a.weight, a.bias, eps, a.out), lambda _: (a.out,))
+    return Prepared(partial(_layer_norm, a.x, a.weight, a.bias, eps, a.out), lambda _: (a.out,))
 
 
-def backward(arrays: Arrays) -> Prepared:
+def layer_norm_backward(arrays: Arrays) -> Prepared:
     """Two sweeps over each row; parameters are summed by thread, then over threads."""
     a = arrays
     dweight, dbias = (np.empty((min(a.threads, len(a.x)), a.x.shape[1]), a.x.dtype) for _ in range(2))
 
     def call() -> tuple[np.ndarray, ...]:
-        _backward(a.dy, a.x, a.mean, a.rstd, a.weight, a.out, dweight, dbias)
+        _layer_norm_backward(a.dy, a.x, a.mean, a.rstd, a.weight, a.out, dweight, dbias)
         return a.out, dweight.sum(axis=0), dbias.sum(axis=0)
 
     return Prepared(call, lambda gradients: gradients)

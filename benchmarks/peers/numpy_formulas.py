@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 
 def set_threads(_threads: int) -> None:
     """NumPy has no threads: what is called here uses no BLAS."""
 
 
-def forward_as_written(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """The formula with x.mean and x.var."""
     x, weight, bias = arrays.x, arrays.weight, arrays.bias
 
@@ -23,7 +23,7 @@ def forward_as_written(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
-def forward_at_best(arrays: Arrays) -> Prepared:
+def layer_norm_at_best(arrays: Arrays) -> Prepared:
     """Everything in the caller's buffer; einsum sums the squares without a temporary."""
     x, weight, bias, y = arrays.x, arrays.weight, arrays.bias, arrays.out
     cols = x.shape[-1]
@@ -44,7 +44,7 @@ def forward_at_best(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
-def backward_as_written(arrays: Arrays) -> Prepared:
+def layer_norm_backward(arrays: Arrays) -> Prepared:
     """The formula."""
     a = arrays
 
@@ -58,7 +58,7 @@ def backward_as_written(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda gradients: gradients)
 
 
-def backward_at_best(arrays: Arrays) -> Prepared:
+def layer_norm_backward_at_best(arrays: Arrays) -> Prepared:
     """Two buffers that are kept between calls; einsum for every sum of products."""
     a, dx = arrays, arrays.out
     cols = a.x.shape[-1]

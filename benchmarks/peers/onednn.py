@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cells import EPS, Arrays, Prepared, empty_at
+from ..grid.arrays import EPS, Arrays, Prepared, empty_at
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 LIBRARY = SOURCE.parents[2] / "build/benchmarks-native/onednn.so"
@@ -95,13 +95,13 @@ def _prepare(make: str, rows_of: np.ndarray, *buffers: np.ndarray):
     return call
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """A primitive for inference, which finds the moments and does not write them."""
     a = arrays
     return Prepared(_prepare("onednn_forward", a.x, a.x, a.weight, a.bias, a.out), lambda _: (a.out,))
 
 
-def backward(arrays: Arrays) -> Prepared:
+def layer_norm_backward(arrays: Arrays) -> Prepared:
     """dx, dweight and dbias from the saved mean and variance."""
     a = arrays
     var = empty_at(a.offset, a.rstd.shape, a.rstd.dtype)

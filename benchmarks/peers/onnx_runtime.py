@@ -7,13 +7,13 @@ from functools import partial
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 OPSET, IR_VERSION = 17, 10
 
 
 def set_threads(_threads: int) -> None:
-    """The session has its own threads, see `forward`."""
+    """The session has its own threads, see `layer_norm`."""
 
 
 def _model(arrays: Arrays) -> bytes:
@@ -26,7 +26,7 @@ def _model(arrays: Arrays) -> bytes:
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString()
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """run_with_iobinding into the caller's buffer."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = arrays.threads

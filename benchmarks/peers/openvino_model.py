@@ -8,14 +8,14 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 
 def set_threads(_threads: int) -> None:
-    """The compiled model has its own threads, see `forward`."""
+    """The compiled model has its own threads, see `layer_norm`."""
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """An infer request with input and output set to the caller's buffers."""
     parameter = opset13.parameter(arrays.x.shape, arrays.x.dtype, name="x")
     normalized = opset13.mvn(parameter, opset13.constant(np.array([-1])), True, EPS, "inside_sqrt")

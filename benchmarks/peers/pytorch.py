@@ -14,7 +14,7 @@ import torch
 import torch._dynamo
 from torch.nn import functional
 
-from ..cells import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared
 
 # For good: nothing here needs autograd, and a context around each call would be timed.
 torch.inference_mode().__enter__()
@@ -30,7 +30,7 @@ def _tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
     return [torch.from_numpy(array) for array in arrays]
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled for one shape and one number of threads, with nothing left of what was compiled before."""
     torch._dynamo.reset()
     return torch.compile(function, dynamic=False)
@@ -44,20 +44,20 @@ def _layer_norm_backward(dy, x, mean, rstd, weight, bias):
     return torch.ops.aten.native_layer_norm_backward(dy, x, x.shape[-1:], mean, rstd, weight, bias, [True] * 3)
 
 
-def forward(arrays: Arrays) -> Prepared:
+def layer_norm(arrays: Arrays) -> Prepared:
     """torch.nn.functional.layer_norm in inference mode."""
     x, weight, bias = _tensors(arrays.x, arrays.weight, arrays.bias)
     call = partial(functional.layer_norm, x, tuple(x.shape[-1:]), weight, bias, EPS)
     return Prepared(call, lambda y: (y.numpy(),))
 
 
-def forward_compiled(arrays: Arrays) -> Prepared:
+def layer_norm_compiled(arrays: Arrays) -> Prepared:
     """The same under torch.compile."""
     tensors = _tensors(arrays.x, arrays.weight, arrays.bias)
-    return Prepared(partial(_compiled(_layer_norm), *tensors), lambda y: (y.numpy(),))
+    return Prepared(partial(_compile(_layer_norm), *tensors), lambda y: (y.numpy(),))
 
 
-def backward(arrays: Arrays) -> Prepared:
+def layer_norm_backward(arrays: Arrays) -> Prepared:
     """torch.ops.aten.native_layer_norm_backward, what autograd calls."""
     a = arrays
     dy, x, mean, rstd, weight, bias = _tensors(a.dy, a.x, a.mean, a.rstd, a.weight, a.bias)
@@ -66,8 +66,8 @@ def backward(arrays: Arrays) -> Prepared:
     return Prepared(call, _as_arrays)
 
 
-def backward_compiled(arrays: Arrays) -> Prepared:
+def layer_norm_backward_compiled(arrays: Arrays) -> Prepared:
     """The same under torch.compile."""
     a = arrays
     tensors = _tensors(a.dy, a.x, a.mean, a.rstd, a.weight, a.bias)
-    return Prepared(partial(_compiled(_layer_norm_backward), *tensors), _as_arrays)
+    return Prepared(partial(_compile(_layer_norm_backward), *tensors), _as_arrays)

@@ -28,7 +28,7 @@ cdef extern from "teams.h" namespace "fln_teams" nogil:
 
 # The most threads that a call gets, whatever is asked for, for each CPU that the process may use. A second one on a CPU
 # gains nothing here; eight leave room for settings that were made for a larger machine, and for tests.
-MOST_THREADS_PER_CPU = 8
+cdef int MOST_THREADS_PER_CPU = 8
 
 cdef int _most = min(MOST_THREADS_PER_CPU * omp_get_num_procs(), omp_get_thread_limit())
 cdef int _chosen = 0  # by set_num_threads; 0: nobody did

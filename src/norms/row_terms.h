@@ -71,12 +71,17 @@ template <typename Call, bool PREFETCH>
 struct Tree {
   using T = typename Call::T;
   static constexpr ptrdiff_t COLS = TREE_COLS<T>;
+  static constexpr bool WHOLE_APART = true;
   const TermLeaves<Call, Vec<T>>& row;
   bool in_one;
 
-  FLN_INLINE TermSums<Vec<T>> sums(ptrdiff_t i, ptrdiff_t n) const {
+  FLN_INLINE TermSums<Vec<T>> whole(ptrdiff_t i) const {
+    if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, COLS);
+    return tree_by_pieces<TREE>(row, i);
+  }
+  FLN_INLINE TermSums<Vec<T>> first(ptrdiff_t i, ptrdiff_t n) const {
     if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, n);
-    return n == COLS ? tree_by_pieces<TREE>(row, i) : tree_first<TREE>(row, i, n);
+    return tree_first<TREE>(row, i, n);
   }
 };
 

@@ -16,6 +16,7 @@ struct ShortGradients {
   V weight[VECS];
 
   FLN_INLINE explicit ShortGradients(const Call& of) : call(of) {
+#pragma GCC unroll 4
     for (int v = 0; v < VECS && Call::WEIGHT; ++v) weight[v] = load(call.weight, v, V::splat(0));
   }
 
@@ -34,9 +35,11 @@ struct ShortGradients {
     V d[ROWS][VECS], dy[ROWS][VECS];
     BlockTerms<T> terms;
     SecondRow<S, V> second[ROWS];
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
       const V center = V::splat(call.mean[row + r]), scale = V::splat(call.rstd[row + r]);
       V z[VECS], g[VECS];
+#pragma GCC unroll 4
       for (int v = 0; v < VECS; ++v) {
         d[r][v] = load(call.x(row + r), v, center) - center;
         z[v] = d[r][v] * scale;
@@ -45,9 +48,12 @@ struct ShortGradients {
       }
       write_terms(call, sums<VECS>(z, g), terms, r);
     }
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) second[r] = second_row<V>(call, row, r, terms, 0);
+#pragma GCC unroll 4
     for (int v = 0; v < VECS; ++v) {
       V dw_sum, db_sum;
+#pragma GCC unroll 4
       for (int r = 0; r < ROWS; ++r) {
         store(gradients<Call>(second[r], r == 0, d[r][v], dy[r][v], weight[v], dw_sum, db_sum), second[r].dx, v);
       }
@@ -82,10 +88,13 @@ struct ShortGradients {
       for (ptrdiff_t row = block; row < last; row += HALF_ROWS) {
         V dw_half[VECS], db_half[VECS];
         half(row, last, dw_half, db_half);
+#pragma GCC unroll 4
         for (int v = 0; v < VECS && Call::DWEIGHT; ++v) dw[v] = row == block ? dw_half[v] : dw[v] + dw_half[v];
+#pragma GCC unroll 4
         for (int v = 0; v < VECS && Call::DBIAS; ++v) db[v] = row == block ? db_half[v] : db[v] + db_half[v];
       }
       const bool fresh = block == chunk.first;
+#pragma GCC unroll 4
       for (int v = 0; v < VECS - 1; ++v) add<true>(chunk, dw[v], db[v], v, fresh);
       add<false>(chunk, dw[VECS - 1], db[VECS - 1], VECS - 1, fresh);
     }

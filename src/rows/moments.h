@@ -84,10 +84,11 @@ template <typename S, typename Norm>
 struct Chain {
   using T = Computed<S>;
   static constexpr ptrdiff_t COLS = BLOCK<T>;
+  static constexpr bool WHOLE_APART = false;
   Stored<S> x;
   T shift;
 
-  FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> sums(ptrdiff_t i, ptrdiff_t n) const {
+  FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> first(ptrdiff_t i, ptrdiff_t n) const {
     return chain_sums<Norm, STEP_VECS>(x.from(i), n, shift);
   }
 };
@@ -118,7 +119,7 @@ struct LongRow {
   // Of n <= SEGMENT_COLS columns.
   static FLN_INLINE RowTotals segment(Stored<S> x, ptrdiff_t n, T shift) {
     const Chain<S, Norm> chain = {x, shift};
-    RowTotals totals = RowTotals::of(chain.sums(0, n < BLOCK<T> ? n : BLOCK<T>));
+    RowTotals totals = RowTotals::of(chain.first(0, n < BLOCK<T> ? n : BLOCK<T>));
     add_blocks(totals, chain, BLOCK<T>, n);
     return totals;
   }

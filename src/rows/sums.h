@@ -8,13 +8,18 @@
 #include "../registers/totals.h"
 #include "source.h"
 
-// Adds the blocks of columns [i, n) to the totals. Block::sums(i, n) are the sums over columns [i, i + n), at most
-// Block::COLS.
+// Adds the blocks of columns [i, n) to the totals. block.first(i, n) are the sums over the first n <= Block::COLS
+// columns from i on. Where it takes a way of its own if n is COLS (Block::WHOLE_APART), whole blocks get a loop of
+// their own: trees of 8 registers cost 6 to 14 % less, while the chain is one text for both and would only be compiled
+// twice.
 template <typename Block, typename T, int COUNT>
 FLN_INLINE void add_blocks(Totals<T, COUNT>& totals, const Block& block, ptrdiff_t i, ptrdiff_t n) {
+  if constexpr (Block::WHOLE_APART) {
+    for (; i + Block::COLS <= n; i += Block::COLS) totals.add(block.whole(i));
+  }
   for (; i < n; i += Block::COLS) {
     const ptrdiff_t left = n - i;
-    totals.add(block.sums(i, left < Block::COLS ? left : Block::COLS));
+    totals.add(block.first(i, left < Block::COLS ? left : Block::COLS));
   }
 }
 

@@ -1,0 +1,109 @@
+"""The arrays of a cell, which all contenders share, and what a contender makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..operations import OPERATIONS, Operation
+from .cells import CACHE_LINE, Cell
+
+EPS = 1e-5  # the eps of every operation, in squared units of x
+
+# Elements of x that are worked on at a time where the whole of it would need much memory in a wider dtype.
+BLOCK_ELEMENTS = 2**20
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Inputs that all contenders share, and `out`, the caller's buffer, for those who can write to one.
+
+    x, dy, out: (rows, cols); weight, bias: (cols,); mean, rstd: (rows, 1), those of x. All begin at the cell's offset.
+    dy, mean and rstd are None where the operation does not read them.
+    """
+
+    operation: Operation
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    dy: np.ndarray | None
+    mean: np.ndarray | None
+    rstd: np.ndarray | None
+    out: np.ndarray
+    threads: int
+    offset: int
+
+
+class Prepared(NamedTuple):
+    """What a contender makes of the arrays: a call, and the outputs in what the call returned, for the check.
+
+    The outputs are those that the operation writes, in its order.
+    """
+
+    call: Callable[[], Any]
+    outputs: Callable[[Any], tuple[np.ndarray, ...]]
+
+
+def empty_at(offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As np.empty, so many bytes into a cache line."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    first = (offset - memory.ctypes.data) % CACHE_LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def make_arrays(cell: Cell, seed: int = 0, mean_over_std: float = 0.0) -> Arrays:
+    """Rows of N(mean_over_std, 1), a weight around 1, a bias around 0, all random."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(cell.dtype)
+    operation = OPERATIONS[cell.operation]
+
+    def empty(*shape: int) -> np.ndarray:
+        return empty_at(cell.offset, shape, dtype)
+
+    def normal(*shape: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
+        array = empty(*shape)
+        rng.standard_normal(dtype=dtype.type, out=array)
+        if std != 1:
+            array *= std
+        if mean:
+            array += mean
+        return array
+
+    x = normal(cell.rows, cell.cols, mean=mean_over_std)
+    mean, rstd = (empty(cell.rows, 1) if name in operation.reads else None for name in ("mean", "rstd"))
+    if mean is not None or rstd is not None:
+        fill_moments(operation, x, mean, rstd)
+    out = empty(*x.shape)
+    out.fill(0)  # touched, so that no contender pays for its pages
+    return Arrays(
+        operation,
+        x,
+        weight=normal(cell.cols, mean=1, std=0.1),
+        bias=normal(cell.cols, std=0.1),
+        dy=normal(cell.rows, cell.cols) if "dy" in operation.reads else None,
+        mean=mean,
+        rstd=rstd,
+        out=out,
+        threads=cell.threads,
+        offset=cell.offset,
+    )
+
+
+def fill_moments(operation: Operation, x: np.ndarray, mean: np.ndarray | None, rstd: np.ndarray | None) -> None:
+    """Write the moments of the rows of x, found in float64, to those arrays that there are."""
+    for rows in blocks_of_rows(x, BLOCK_ELEMENTS):
+        normalized = operation.normalize(x[rows], EPS, np.float64)
+        if mean is not None:
+            mean[rows] = normalized.mean
+        if rstd is not None:
+            rstd[rows] = normalized.rstd
+
+
+def blocks_of_rows(x: np.ndarray, elements: int) -> Iterator[slice]:
+    """All rows of x, in slices of about so many elements."""
+    step = max(1, elements // x.shape[1])
+    yield from (slice(first, first + step) for first in range(0, len(x), step))

@@ -1,0 +1,83 @@
+"""The registry of operations: what each reads and writes, and what is right.
+
+A new one is an entry here, and a function of its name in each of `peers/` that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastln import _reference as reference
+
+# Arrays of the shape of x. The others are parameters, (cols,), and moments, (rows, 1).
+ROWS = ("x", "dy", "y", "dx")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A function of fastln.
+
+    Attributes
+    ----------
+    name : str
+        Of the function, of those of the peers, in files of results, and on the command line.
+    title : str
+        In tables and pictures, and on the command line too.
+    reads : tuple of str
+        The arrays that it is given, by their names in `Arrays`.
+    writes : tuple of str
+        Its results in their order: y, or the gradients that it has.
+    normalize : callable
+        Of `fastln._reference`: the exact rows before weight and bias, from x, eps and precision.
+    """
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    normalize: Callable[..., reference.Normalized]
+
+    @property
+    def moved(self) -> int:
+        """How many arrays of the shape of x it must read and write. Parameters and moments are left out."""
+        return sum(name in ROWS for name in (*self.reads, *self.writes))
+
+
+LAYER_NORM, LAYER_NORM_BACKWARD = "layer_norm", "layer_norm_backward"
+
+# {name: operation}, in the order in which they are timed and shown.
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            LAYER_NORM,
+            "forward",
+            reads=("x", "weight", "bias"),
+            writes=("y",),
+            normalize=reference.normalize,
+        ),
+        Operation(
+            LAYER_NORM_BACKWARD,
+            "backward",
+            reads=("dy", "x", "mean", "rstd", "weight"),
+            writes=("dx", "dweight", "dbias"),
+            normalize=reference.normalize,
+        ),
+    )
+}
+
+
+def find_operation(text: str) -> Operation:
+    """The operation with this name or title.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for operation in OPERATIONS.values():
+        if text in (operation.name, operation.title):
+            return operation
+    known = (f"{operation.name} ({operation.title})" for operation in OPERATIONS.values())
+    raise ValueError(f"must be of {', '.join(known)}, got {text!r}")

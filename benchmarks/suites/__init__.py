@@ -1,0 +1,1 @@
+"""The operations under pytest-benchmark: python -m pytest benchmarks, from a clone."""

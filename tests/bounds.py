@@ -1,0 +1,152 @@
+"""What is promised of errors: the sizes that they are judged by, and how many eps of these they may be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastln._reference import gradient_sizes, gradients, output_size, parameter_gradients, scale_and_shift
+
+
+def long_double_suffices(dtype):
+    """Whether long double can judge results of this dtype here (on some platforms it is a double)."""
+    return np.finfo(np.longdouble).nmant >= np.finfo(dtype).nmant + 10
+
+
+def half_subnormal(dtype):
+    """Half of the smallest subnormal: what one correct rounding costs where the dtype has no more digits."""
+    return np.longdouble(np.finfo(dtype).smallest_subnormal) / 2
+
+
+# The largest errors, in eps of the dtype times the size of what was computed, which the functions below have.
+#
+# What ordinary rows keep: those of regimes.py, of whatever mean, outlier and magnitude.
+USUAL = {"y": 2, "mean": 1, "rstd": 2, "dx": 4, "dweight": 2, "dweight of many rows": 2, "dbias": 2}
+# What is promised for every row. docs/accuracy.md proves it; tests/adversary.py searches for rows that come near it.
+PROMISED = {
+    "float32": {"y": 15, "mean": 5, "rstd": 7, "dx": 45, "dweight": 17, "dbias": 2.1},
+    "float64": {"y": 20, "mean": 7, "rstd": 10, "dx": 54, "dweight": 19, "dbias": 2.1},
+}
+
+
+def in_eps(error, size, dtype):
+    """The largest error, in eps times its size.
+
+    Half of the smallest subnormal is taken off first: where the result is subnormal, rounding it to the dtype costs
+    that much whatever was computed before.
+    """
+    error = np.maximum(np.abs(error) - half_subnormal(dtype), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = error / (np.longdouble(np.finfo(dtype).eps) * size)
+    return float(np.where(error == 0, 0, errors).max(initial=0))
+
+
+def output_error(y, exact, weight=None, bias=None):
+    """The largest error of y (2-d), in eps times its size; inf if NaN or Inf is out of place."""
+    expected = scale_and_shift(exact.x_hat, weight, bias)
+    undefined = np.isnan(expected)
+    if not (np.isnan(y) == undefined).all() or np.isinf(y).any():
+        return np.inf
+    error = np.where(undefined, 0, y.astype(np.longdouble) - expected)
+    return in_eps(error, output_size(exact.x_hat, weight, bias), y.dtype)
+
+
+def mean_error(mean, x, exact):
+    """The largest error of the mean output, in eps (|mean| + max|x - mean|).
+
+    The first term is the rounding of the result (half of it would be perfect), the second what summing the row costs.
+    """
+    spread = np.abs(x.astype(np.longdouble) - exact.mean).max(axis=-1, keepdims=True)
+    return in_eps(mean.astype(np.longdouble) - exact.mean, np.abs(exact.mean) + spread, x.dtype)
+
+
+def rstd_error(rstd, exact):
+    """The largest error of the rstd output, in eps rstd; Inf is right where rstd is too large."""
+    too_large = exact.rstd > np.longdouble(np.finfo(rstd.dtype).max)
+    if np.isnan(rstd).any() or not (np.isinf(rstd) == too_large).all():
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        error = np.where(too_large, 0, rstd.astype(np.longdouble) - exact.rstd)
+    return in_eps(error, exact.rstd, rstd.dtype)
+
+
+class Sized(NamedTuple):
+    """An exact result in long double, and the size that errors are judged by."""
+
+    value: np.ndarray
+    size: np.ndarray
+
+
+class Judged(NamedTuple):
+    """The gradients dx (rows, cols), dweight (cols,) and dbias (cols,), with their sizes."""
+
+    dx: Sized
+    dweight: Sized
+    dbias: Sized
+    dweight_of_many_rows: Sized | None  # dweight again, with a smaller size
+    dx_of_any_row: Sized  # dx again, with a larger size
+
+
+# The columns of so many rows are judged by the smaller size.
+MANY_ROWS = 31
+
+
+def judge_gradients(dy, exact, weight=None, even=True):
+    """The gradients of sum(dy * layer_norm(x)), exact being that of x, and the sizes that errors are judged by.
+
+    With g = dy weight: of dx, rstd max(|g| + |mean g| + |xhat mean(g xhat)|), the maximum over its row; of dweight
+    sum|dy xhat| and of dbias sum|dy|, however many rows are summed.
+
+    An xhat that is near 0 is what a cancellation left, and no precision would make its error small next to itself (of
+    0.1, 0.2 and 0.3 the middle one, rounded to float32, is nearly the mean). Usually it is one term among larger
+    ones. But a column may have few rows, or be nearly 0 in all of them, or have one dy that outweighs all others: so
+    the size of dweight that always does has max|xhat| of the row instead of |xhat|, as that of y has. The other
+    one is for MANY_ROWS or more, where they are even: not of the kinds just named.
+
+    The same is true of mean(g xhat): where its terms cancel their errors may not, and an outlier multiplies them by its
+    xhat. So the size of dx that always does is rstd (max|g| + max|xhat| rms(g)).
+    """
+    found, sizes = gradients(dy, exact, weight), gradient_sizes(dy, exact, weight)
+    g = scale_and_shift(dy.astype(np.longdouble), weight, None)
+    largest = np.abs(exact.x_hat).max(axis=-1, keepdims=True)
+    any_size = np.abs(g).max(axis=-1, keepdims=True) + largest * np.sqrt(np.square(g).mean(axis=-1, keepdims=True))
+    dweight_size, _ = parameter_gradients(np.abs(dy), np.broadcast_to(largest, exact.x_hat.shape))
+    return Judged(
+        Sized(found.dx, sizes.dx),
+        Sized(found.dweight, dweight_size),
+        Sized(found.dbias, sizes.dbias),
+        Sized(found.dweight, sizes.dweight) if even and len(dy) >= MANY_ROWS else None,
+        Sized(found.dx, exact.rstd * any_size),
+    )
+
+
+def gradient_error(found, expected):
+    """The largest error of one gradient, in eps times its size; inf if it is not finite or has another shape."""
+    if found.shape != expected.value.shape or not np.isfinite(found).all():
+        return np.inf
+    return in_eps(found.astype(np.longdouble) - expected.value, expected.size, found.dtype)
+
+
+def gradient_errors(found, expected):
+    """The largest errors of dx, dweight and dbias by name, in eps times the sizes that go with USUAL."""
+    dx, dweight, dbias = found
+    errors = {
+        "dx": gradient_error(dx, expected.dx),
+        "dweight": gradient_error(dweight, expected.dweight),
+        "dbias": gradient_error(dbias, expected.dbias),
+    }
+    if expected.dweight_of_many_rows is not None:
+        errors["dweight of many rows"] = gradient_error(dweight, expected.dweight_of_many_rows)
+    return errors
+
+
+def errors_of_any_rows(found, expected):
+    """The largest errors of dx, dweight and dbias by name, in eps times the sizes that go with PROMISED."""
+    sizes = (expected.dx_of_any_row, expected.dweight, expected.dbias)
+    return {name: gradient_error(*pair) for name, *pair in zip(("dx", "dweight", "dbias"), found, sizes, strict=True)}
+
+
+def are_usual(errors):
+    """Whether each of {name: error} is what ordinary rows keep."""
+    return all(error <= USUAL[name] for name, error in errors.items())

@@ -1,0 +1,270 @@
+"""The operations: each is described once, by the kinds of its arguments and results, and tested for every promise.
+
+An operation joins the suite by an entry in OPERATIONS. The tests of bits, accuracy, memory, calls, streaming and
+threads run for each of them, each ISA and each dtype; what only one promises has a module of its own in norms/.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+import numpy as np
+from bounds import gradient_errors, judge_gradients, mean_error, output_error, rstd_error
+from helpers import at_offset
+from regimes import (
+    EPS,
+    GRADIENT_REGIMES,
+    REGIMES,
+    UNEVEN,
+    eps_of,
+    forward_shapes,
+    gradient_shapes,
+    make_dy,
+    make_mixed_rows,
+    make_parameters,
+    make_rows,
+    parts_of,
+)
+
+import fastln
+from fastln._reference import normalize
+
+
+class Kind(Enum):
+    """How the shape of an argument or a result follows from that of x, which is (*leading, *normalized)."""
+
+    ROWS = "(rows, cols)"
+    COLS = "(cols,)"
+    STATS = "(rows, 1)"
+
+    def shape(self, leading, normalized):
+        """The shape for an x of (*leading, *normalized)."""
+        match self:
+            case Kind.ROWS:
+                return (*leading, *normalized)
+            case Kind.COLS:
+                return tuple(normalized)
+            case Kind.STATS:
+                return (*leading, *(1,) * len(normalized))
+
+
+# Instead of a label of regimes.py: rows that take turns through all regimes with the usual eps.
+MIXED = "mixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A public function of fastln, and what is promised of it. Called by names, it returns its results by name."""
+
+    name: str
+    arguments: Mapping[str, Kind]  # in their order; options follow
+    results: Mapping[str, Kind]  # in their order; out= is the buffer of the first
+    exact: Callable  # exact(arguments, eps, label): what `errors` needs, whatever is absent, in long double
+    errors: Callable  # errors(found, arguments, exact): {quantity: largest error in eps}
+    regimes: Sequence[str]  # labels of regimes.py: in these it is as accurate as ordinary rows are
+    shapes: Callable  # shapes(label): the (rows, cols) that are tried of a regime
+    large: Mapping[str, tuple] = field(default_factory=dict)  # {what: (label, shapes)}: where lengths matter most
+    optional: Sequence[str] = ()  # arguments that may be None, each on its own
+    in_place: Sequence[str] = ("x",)  # arguments whose array out= may be
+    saved_by: str | None = None  # the operation whose results are the arguments of kind STATS
+    takes_eps: bool = False
+    has_mask: bool = False  # output_mask= says which results are wanted; the others are None
+    kernel: str | None = None  # the operation that runs on the same kernel and is tested where one is enough
+
+    def __str__(self):
+        return self.name
+
+    def __call__(self, **arguments):
+        """The results by name, without those that are None."""
+        found = getattr(fastln, self.name)(**arguments)
+        if len(self.results) == 1:
+            found = (found,)
+        assert type(found) is tuple
+        return {name: one for name, one in zip(self.results, found, strict=True) if one is not None}
+
+    @property
+    def result(self):
+        """The name of the result whose buffer out= is."""
+        return next(iter(self.results))
+
+    @property
+    def by_row(self):
+        """Names of the arguments and results that have something for each row; the results depend on nothing else."""
+        kinds = {**self.arguments, **self.results}
+        return [name for name, kind in kinds.items() if kind is not Kind.COLS]
+
+    @property
+    def absences(self):
+        """Every choice of optional arguments to leave out."""
+        count = len(self.optional)
+        return [names for n in range(count + 1) for names in itertools.combinations(self.optional, n)]
+
+    @property
+    def masks(self):
+        """Every output_mask, all results first; of an operation that has none, no mask."""
+        return list(itertools.product((True, False), repeat=len(self.results))) if self.has_mask else []
+
+    @property
+    def some_masks(self):
+        """Options of a call: for all results, the first one alone and all but the first, where that can be said."""
+        count = len(self.results) - 1
+        masks = ((True, *(others,) * count) if first else (False, *(True,) * count) for first, others in _SOME_MASKS)
+        return [{"output_mask": mask} for mask in masks] if self.has_mask else [{}]
+
+    @property
+    def cases(self):
+        """{what: (label, shapes)} that its accuracy is tested on."""
+        return {label: (label, self.shapes(label)) for label in self.regimes} | dict(self.large)
+
+    # Arguments
+
+    def data(self, label, rows, cols, dtype):
+        """Arguments by name, always the same ones, but for those that another operation saves: see `complete`."""
+        return {name: a.copy() for name, a in _make_data(self, label, rows, cols, np.dtype(dtype)).items()}
+
+    def complete(self, data, eps=EPS):
+        """The same arguments with what saved_by saves for that x and eps, and eps where it is not the default."""
+        saved = OPERATIONS[self.saved_by](x=data["x"], **({} if eps == EPS else {"eps": eps})) if self.saved_by else {}
+        arguments = {name: saved[name] if kind is Kind.STATS else data[name] for name, kind in self.arguments.items()}
+        return {**arguments, "eps": eps} if self.takes_eps and eps != EPS else arguments
+
+    def make(self, label, rows, cols, dtype, absent=()):
+        """All arguments by name: always the same ones, of a label of regimes.py or MIXED; those absent are None."""
+        eps = EPS if label == MIXED else eps_of(label)
+        return self.complete(self.data(label, rows, cols, dtype), eps) | dict.fromkeys(absent)
+
+    def rows_of(self, values, index):
+        """The same arguments or results for some of the rows."""
+        return {name: value[index] if name in self.by_row else value for name, value in values.items()}
+
+    def only_by_row(self, results):
+        """Those of the results that are not sums over the rows."""
+        return {name: one for name, one in results.items() if name in self.by_row}
+
+    def reshaped(self, values, leading, normalized):
+        """Arguments or results of these shapes."""
+        kinds = {**self.arguments, **self.results}
+        return {
+            name: value if value is None else value.reshape(kinds[name].shape(leading, normalized))
+            for name, value in values.items()
+        }
+
+    # Calls
+
+    def alone(self, arguments):
+        """The results by row, from one call a row: contiguous, aligned, serial. All other ways must give these bits."""
+        shared = {name: value for name, value in arguments.items() if name not in self.by_row}
+        own = {name: value for name, value in arguments.items() if name in self.by_row}
+        calls = (
+            self(**{name: at_offset(value[i]) for name, value in own.items()}, **shared, num_threads=1)
+            for i in range(len(arguments["x"]))
+        )
+        found = [self.only_by_row(results) for results in calls]
+        return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+    def in_the_place_of(self, name, arguments, **options):
+        """The results of a call whose out= is one of its own arguments."""
+        found = self(**arguments, out=arguments[name], **options)
+        assert found[self.result] is arguments[name]
+        return found
+
+
+_SOME_MASKS = ((True, True), (True, False), (False, True))
+
+
+@functools.lru_cache(maxsize=64)
+def _make_data(operation, label, rows, cols, dtype):
+    """What Operation.data gives, for all ISAs and tests that want the same."""
+    regimes = tuple(dict.fromkeys(parts_of(label)[0] for label in operation.regimes))
+    if label == MIXED:
+        x = make_mixed_rows(rows, cols, dtype, regimes)
+    else:
+        x = make_rows(parts_of(label)[0], rows, cols, dtype)
+    parameters = dict(zip(("weight", "bias"), make_parameters(cols, dtype), strict=True))
+    data = {}
+    for name, kind in operation.arguments.items():
+        if name == "x":
+            data[name] = x
+        elif name == "dy" and label != MIXED:
+            data[name] = make_dy(label, x)
+        elif kind is Kind.ROWS:
+            # Sizes that differ by a few bits: another order of a sum over rows shows.
+            numbers = np.random.default_rng([zlib.crc32(name.encode()), rows, cols]).standard_normal((rows, cols))
+            data[name] = (numbers * np.exp2(np.arange(rows) % 5)[:, None]).astype(dtype)
+        elif kind is Kind.COLS:
+            data[name] = parameters[name]
+    return data
+
+
+# layer_norm
+
+
+def _forward_errors(found, arguments, exact):
+    errors = {"y": output_error(found["y"], exact, arguments["weight"], arguments["bias"])}
+    if "mean" in found:
+        errors["mean"] = mean_error(found["mean"], arguments["x"], exact)
+        errors["rstd"] = rstd_error(found["rstd"], exact)
+    return errors
+
+
+def _exact_gradients(arguments, eps, label):
+    dy, weight = arguments["dy"], arguments["weight"]
+    exact = normalize(arguments["x"], eps)
+    return {w is None: judge_gradients(dy, exact, w, even=label not in UNEVEN) for w in (weight, None)}
+
+
+def _gradient_errors(found, arguments, exact):
+    return gradient_errors(found.values(), exact[arguments["weight"] is None])
+
+
+def _tall_shapes(rows):
+    cols = (1, 2, 3, 8, 15, 16, 17, 33, 63, 64, 65, 129, 257)
+    return [(rows, size) for size in (cols if rows > 65 else (*cols, 768, 4096))]
+
+
+_FORWARD = {
+    "arguments": {"x": Kind.ROWS, "weight": Kind.COLS, "bias": Kind.COLS},
+    "optional": ("weight", "bias"),
+    "takes_eps": True,
+    "exact": lambda arguments, eps, label: normalize(arguments["x"], eps),
+    "errors": _forward_errors,
+    "regimes": tuple(REGIMES),
+    "shapes": forward_shapes,
+    "large": {f"{label}, D=1e6": (label, [(1, 1_000_000)]) for label in ("normal", "mean 1e5", "ramp", "two-valued")},
+}
+
+_LIST = (
+    Operation("layer_norm", results={"y": Kind.ROWS}, kernel="layer_norm_forward", **_FORWARD),
+    Operation("layer_norm_forward", results={"y": Kind.ROWS, "mean": Kind.STATS, "rstd": Kind.STATS}, **_FORWARD),
+    Operation(
+        "layer_norm_backward",
+        arguments={"dy": Kind.ROWS, "x": Kind.ROWS, "mean": Kind.STATS, "rstd": Kind.STATS, "weight": Kind.COLS},
+        results={"dx": Kind.ROWS, "dweight": Kind.COLS, "dbias": Kind.COLS},
+        optional=("weight",),
+        in_place=("dy", "x"),
+        saved_by="layer_norm_forward",
+        has_mask=True,
+        exact=_exact_gradients,
+        errors=_gradient_errors,
+        regimes=tuple(GRADIENT_REGIMES),
+        shapes=gradient_shapes,
+        large={
+            f"{label}, {rows} rows": (label, _tall_shapes(rows))
+            for label in ("normal", "mean 1e4, dy constant rows")
+            for rows in (1, 8, 9, 31, 32, 33, 63, 64, 65, 1000)
+        }
+        | {
+            f"{label}, 200003 rows": (label, [(200_003, 3)])
+            for label in ("normal", "normal, dy mean 1e3", "normal, dy one number")
+        }
+        | {f"{label}, D=3e5": (label, [(2, 300_000)]) for label in ("mean 1e4", "normal, dy one number")},
+    ),
+)
+
+OPERATIONS = MappingProxyType({operation.name: operation for operation in _LIST})

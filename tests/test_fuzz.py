@@ -1,0 +1,147 @@
+"""tools/fuzz.py finds nothing in a few cases, and what is wrong where something is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastln
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+CASES = 60
+
+pytestmark = [
+    pytest.mark.skipif(not (TOOLS / "fuzz.py").exists(), reason="the tools are not here"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
+
+
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The fuzzer as a module."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("fuzz")
+
+
+@pytest.fixture
+def findings(fuzz, capsys):
+    """findings() runs some cases and gives what was reported."""
+
+    def run():
+        capsys.readouterr()
+        for number in range(CASES):
+            fuzz.run_one(1, number)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("FINDING")]
+
+    return run
+
+
+@pytest.fixture
+def break_call(fuzz, monkeypatch):
+    """break_call(change) lets change(arguments, results) spoil every call but the plain ones."""
+    operations = importlib.import_module("fuzzing.operations").OPERATIONS
+
+    def install(change):
+        def broken(operation):
+            def call(**arguments):
+                return change(operation.call, arguments)
+
+            return dataclasses.replace(operation, call=call)
+
+        for name, operation in operations.items():
+            monkeypatch.setitem(operations, name, broken(operation))
+
+    return install
+
+
+def first(result):
+    """The first result that is there."""
+    return next(one for one in (result if isinstance(result, tuple) else (result,)) if one is not None)
+
+
+def test_there_is_nothing_to_find(findings):
+    assert findings() == []
+
+
+def test_a_case_depends_on_its_seed_and_number_alone(fuzz):
+    one, _, other = fuzz.make_case(1, 7), fuzz.make_case(1, 8), fuzz.make_case(1, 7)
+    assert one.name == other.name
+    for name, array in one.problem.arrays.items():
+        assert array is None or array.tobytes() == other.problem.arrays[name].tobytes()
+
+
+def test_a_wrong_bit_is_found(findings, break_call):
+    def flip(call, arguments):
+        result = call(**arguments)
+        array = first(result)
+        if array.size:
+            array.view(np.ndarray)[(-1,) * array.ndim] = np.nextafter(array[(-1,) * array.ndim], np.inf)
+        return result
+
+    break_call(flip)
+    found = "\n".join(findings())
+    assert "other bits" in found
+    assert "bytes of a memory" in found
+
+
+def test_a_byte_written_beside_an_array_is_found(fuzz, findings, break_call, monkeypatch):
+    cases = []
+
+    def make_case(*which, make=fuzz.make_case):
+        cases.append(make(*which))
+        return cases[-1]
+
+    def write_beside(call, arguments):
+        for memory in cases[-1].places.memories:
+            memory.bytes[-1:] ^= 1
+        return call(**arguments)
+
+    monkeypatch.setattr(fuzz, "make_case", make_case)
+    break_call(write_beside)
+    assert any("bytes of a memory" in finding for finding in findings())
+
+
+def test_a_larger_error_than_promised_is_found(findings, monkeypatch, fuzz):
+    promised = importlib.import_module("fuzzing.operations").PROMISED
+    monkeypatch.setitem(promised, "float32", dict.fromkeys(promised["float32"], 1e-3))
+    found = "\n".join(findings())
+    for result in ("y", "mean", "rstd", "dx", "dweight", "dbias"):
+        assert f"the error of {result} is" in found
+
+
+def test_a_wrong_argument_that_is_taken_is_found(findings, break_call):
+    def take_anything(call, arguments):
+        try:
+            return call(**arguments)
+        except (TypeError, ValueError):
+            return None
+
+    break_call(take_anything)
+    assert any("no error" in finding for finding in findings())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a signal")
+def test_the_end_of_the_process_is_reported_with_its_case(tmp_path):
+    site = tmp_path / "sitecustomize.py"
+    site.write_text(
+        "import os, sys\n"
+        "if '--progress' in sys.argv:\n"
+        "    import fastln\n"
+        "    def end(*arguments, **keywords):\n"
+        "        os.abort()\n"
+        "    fastln.layer_norm_backward = end\n"
+    )
+    paths = [str(tmp_path), str(Path(fastln.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(TOOLS / "fuzz.py"), "--seed", "1", "--seconds", "60"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "the process ended with status -6" in done.stdout
+    assert "again: python tools/fuzz.py --seed 1 --case" in done.stdout

@@ -1,0 +1,189 @@
+"""Operations touch their results only: no byte around an array, no argument, not the floating-point environment."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from fences import needs_mprotect
+from helpers import assert_same_bits, output_of, run_python
+from operations import MIXED
+from regimes import EDGE_COLS
+
+import fastln
+
+SENTINEL = 0xA5
+
+GUARD_PAGES = r"""
+import itertools, sys
+import numpy as np
+import fastln
+from fences import Room
+from helpers import assert_all_same_bits
+from internals import stream_bytes
+from operations import OPERATIONS
+
+kernel, isa, dtype = OPERATIONS[sys.argv[1]], sys.argv[2], np.dtype(sys.argv[3])
+operations = [operation for operation in OPERATIONS.values() if kernel.name in (operation.name, operation.kernel)]
+fastln.set_isa(isa)
+rooms = {name: Room(33 * 1100 * 8) for name in (*kernel.arguments, "out")}
+if sys.argv[4:] == ["touch the fence"]:
+    rooms["x"].touch_the_fence()
+
+masks = itertools.cycle(kernel.masks or [None])  # take turns: what is masked off need not be read
+replaced = itertools.cycle(kernel.in_place)
+
+
+def check(operation, arguments, at_end, gap, stream):
+    expected = operation(**arguments)
+    gaps = {name: gap for name, value in arguments.items() if value is not None and value.shape == arguments["x"].shape}
+    fenced = {
+        name: value if value is None else rooms[name].place(value, at_end, gaps.get(name, 0))
+        for name, value in arguments.items()
+    }
+    out = rooms["out"].place(np.zeros_like(arguments["x"]), at_end, gap)
+    mask = next(masks)
+    with stream_bytes(0 if stream else 1 << 56):
+        for options in ({}, {"output_mask": mask} if mask else {}, {"out": out}, {"out": fenced[next(replaced)]}):
+            found = operation(**fenced, **options)
+            assert_all_same_bits(found, {name: expected[name] for name in found}, list(options))
+
+
+# Rows, the gap between them, and widths: 16 and 8 rows at a time, blocks of rows; then those that go past the cache.
+cases = [("mean 10", rows, gap, range(1, 131)) for rows, gap in ((1, 0), (2, 0), (5, 0), (8, 0), (33, 0), (3, 7))]
+cases += [("mean 10", rows, gap, range(1, 67)) for rows, gap in ((17, 0), (19, 7))]
+cases += [("huge", 2, 0, range(1, 131))] if "huge" in kernel.regimes else []
+streamed = [("mean 10", rows, 0, (256, 257, 272, 768, 1040)) for rows in (1, 2, 9, 17)]
+for stream, (label, rows, gap, widths) in itertools.chain(
+    itertools.product((False,), cases), itertools.product((True,), streamed)
+):
+    for cols in widths:
+        arguments = kernel.make(label, rows, cols, dtype)
+        for operation, absent, at_end in itertools.product(operations, kernel.absences, (True, False)):
+            if operation is not kernel and rows != 5:  # the same loops: some of them are enough
+                continue
+            where = f"{operation} {label} rows={rows} gap={gap} D={cols} without {absent}, stream {stream}"
+            print(where, "end" if at_end else "start", flush=True)
+            check(operation, arguments | dict.fromkeys(absent), at_end, gap, stream)
+print("done")
+"""
+
+
+@needs_mprotect
+@pytest.mark.once_per_kernel
+def test_nothing_is_touched_before_or_after_the_arrays(operation, isa, dtype):
+    done = run_python(GUARD_PAGES, operation, isa, dtype)
+    last = done.stdout.splitlines()[-1] if done.stdout else "the start"
+    assert done.returncode == 0, f"exit status {done.returncode} at {last}\n{done.stderr[-3000:]}"
+    assert last == "done"
+
+
+@needs_mprotect
+def test_the_guard_pages_do_guard():
+    done = run_python(GUARD_PAGES, "layer_norm_forward", fastln.get_isa(), "float32", "touch the fence")
+    assert done.returncode < 0, "reading the fence must end the process by a signal"
+
+
+@pytest.mark.parametrize("gap", [0, 1, 9])
+def test_bytes_around_out_stay_as_they_are(operation, absent, gap, dtype, isa, always_parallel):
+    for rows, cols in itertools.product((7, 33), EDGE_COLS):
+        arguments = operation.make(MIXED, rows, cols, dtype, absent)
+        before = {name: value.copy() for name, value in arguments.items() if value is not None}
+        buffer = np.full((rows + 2, cols + gap + 2), 0, dtype)
+        buffer.view(np.uint8)[...] = SENTINEL
+        untouched = np.ones(buffer.shape, bool)
+        untouched[1:-1, 1 : 1 + cols] = False
+        operation(**arguments, out=buffer[1:-1, 1 : 1 + cols], num_threads=3)
+        assert (np.ascontiguousarray(buffer[untouched]).view(np.uint8) == SENTINEL).all(), f"rows={rows}, D={cols}"
+        for name, value in before.items():
+            assert_same_bits(arguments[name], value, f"{name}, rows={rows}, D={cols}")
+
+
+def test_arguments_are_left_alone_and_may_be_read_only(operation, absent, dtype, isa, always_parallel):
+    arguments = operation.make(MIXED, 40, 65, dtype, absent)
+    before = {name: value.copy() for name, value in arguments.items() if value is not None}
+    masks = [{"output_mask": mask} for mask in operation.masks] or [{}]
+    for options, threads in itertools.product(masks, (1, 3)):
+        operation(**arguments, **options, num_threads=threads)
+    for name, value in before.items():
+        assert_same_bits(arguments[name], value)
+        arguments[name].flags.writeable = False
+    operation(**arguments)
+
+
+# The control part of the floating-point environment: rounding, masks, flush-to-zero. Read through fegetenv,
+# whose struct is known for the two architectures that have kernels; elsewhere only the rounding is read.
+FP_STATE = r"""
+import ctypes, ctypes.util, platform, struct, sys
+
+libm = ctypes.CDLL(ctypes.util.find_library("m") or None)
+
+
+def control():
+    env = ctypes.create_string_buffer(256)
+    if libm.fegetenv(env):
+        raise OSError("fegetenv failed")
+    state = [libm.fegetround()]
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        state.append(struct.unpack_from("<H", env.raw, 0)[0])           # x87 control word
+        state.append(struct.unpack_from("<I", env.raw, 28)[0] & ~0x3F)  # MXCSR but its sticky flags
+    elif sys.platform == "linux" and platform.machine() == "aarch64":
+        state.append(struct.unpack_from("<I", env.raw, 0)[0])           # FPCR
+    tiny = 5e-324
+    state.append(tiny * 1.0 != 0 and 2.5e-310 / 2 != 0)
+    return state
+"""
+
+needs_libm = pytest.mark.skipif(sys.platform == "win32", reason="needs fegetenv")
+
+
+@needs_libm
+def test_import_leaves_the_floating_point_environment_alone():
+    code = FP_STATE + "before = control()\nimport fastln\nassert control() == before, (before, control())"
+    output_of(code)
+
+
+FP_CALLS = (
+    FP_STATE
+    + r"""
+import itertools
+import numpy as np
+import fastln
+from internals import set_min_parallel_bytes
+from operations import OPERATIONS
+from regimes import REGIMES
+
+set_min_parallel_bytes(0)
+operation, isa, dtype = OPERATIONS[sys.argv[1]], sys.argv[2], np.dtype(sys.argv[3])
+fastln.set_isa(isa)
+serious = 0x01 | 0x04 | 0x08 if platform.machine() == "x86_64" else 0x07  # invalid, divide by zero, overflow
+before = control()
+for label, cols in itertools.product(dict.fromkeys((*REGIMES, *operation.regimes)), (1, 5, 16, 65, 768)):
+    arguments = operation.make(label, 6, cols, dtype)
+    for threads in (1, 2):
+        libm.feclearexcept(serious)
+        operation(**arguments, num_threads=threads)
+        assert control() == before, (label, cols, before, control())
+        if label in ("normal", "mean 1e5", "lognormal") and threads == 1:
+            assert libm.fetestexcept(serious) == 0, (label, cols, "raised a flag for ordinary numbers")
+nan = {name: np.full_like(value, np.nan) for name, value in operation.make("normal", 3, 70, dtype).items()}
+for name in operation.in_place:
+    operation(**nan, out=nan[name])
+for bad in ({"normalized_shape": 71}, {"weight": nan["x"]}, {"num_threads": 0}):
+    try:
+        operation(**nan | bad)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError(bad)
+assert control() == before, (before, control())
+"""
+)
+
+
+@needs_libm
+@pytest.mark.once_per_kernel
+def test_calls_leave_the_floating_point_environment_alone(operation, isa, dtype):
+    output_of(FP_CALLS, operation, isa, dtype, OMP_WAIT_POLICY="passive")

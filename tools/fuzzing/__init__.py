@@ -1,0 +1,68 @@
+"""What tools/fuzz.py is made of.
+
+operations.py is the registry, whose entries are all that a new operation adds. From it come, in this order, the values
+of a case (values.py), their places in memory (memory.py), the call (calls.py) and its checks (checks.py).
+
+Here is all that comes from the tests and from the private side of fastln.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+
+from fences import Room
+
+try:
+    from bounds import PROMISED, long_double_suffices
+    from regimes import BACKWARD_REGIMES, DY, REGIMES
+except ImportError:  # before the tests' reference.py was split
+    from reference import BACKWARD_REGIMES, DY, PROMISED, REGIMES, long_double_suffices
+
+from fastln import _reference as exact
+from fastln._core.effort import set_min_parallel_bytes
+from fastln._core.facts import config
+from fastln._core.stores import forget as forget_streaming
+from fastln._core.stores import set_stream_bytes
+
+IS_SANITIZED = "-fsanitize=" in str(config()["build"])
+
+Rng = np.random.Generator
+Array = np.ndarray
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# Arrays of these are refused.
+OTHER_DTYPES = ("i4", "i8", "?", "c8", "O", "U3", "S3", "M8[s]")
+
+
+def pick(rng, options, weights=None):
+    """One of the options."""
+    return options[rng.integers(len(options)) if weights is None else rng.choice(len(options), p=weights)]
+
+
+def chance(rng, probability):
+    """True with this probability."""
+    return rng.random() < probability
+
+
+__all__ = [
+    "BACKWARD_REGIMES",
+    "DY",
+    "FLOATS",
+    "IS_SANITIZED",
+    "OTHER_DTYPES",
+    "PROMISED",
+    "REGIMES",
+    "Array",
+    "Rng",
+    "Room",
+    "chance",
+    "exact",
+    "forget_streaming",
+    "long_double_suffices",
+    "pick",
+    "set_min_parallel_bytes",
+    "set_stream_bytes",
+]

@@ -1,0 +1,195 @@
+"""The operations that are fuzzed. Whoever adds one adds an entry: its arguments and results by kind, and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastln
+
+from . import BACKWARD_REGIMES, PROMISED, REGIMES, Array, exact
+
+
+class FindingError(Exception):
+    """What a case showed to be wrong."""
+
+
+ROWS, STATS, PARAMETER = "rows", "stats", "parameter"  # of the shape of x; one number a row; of normalized_shape
+
+
+ANY_ROWS = tuple(REGIMES)
+
+
+class Problem(NamedTuple):
+    """The values of a call, before they get their places in memory: contiguous arrays in x's dtype."""
+
+    arrays: dict[str, Array | None]  # rows as (rows, cols), stats as (rows, 1), parameters as (cols,)
+    eps: float
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A function of fastln, by kinds of arguments and results."""
+
+    call: Callable[..., Any]  # everything by name
+    plain: Callable[..., Any]  # what must give the same bits
+    arrays: Mapping[str, str]  # {argument: kind}; x is one of them
+    optional: tuple[str, ...]
+    results: tuple[str, ...]  # kinds; the first can go to `out`
+    options: tuple[str, ...]  # of eps, output_mask, out
+    judge: Callable[[Problem, tuple[Array | None, ...]], Iterator[tuple[str, float]]]
+    regimes: tuple[str, ...]  # of x
+    statistics: Callable[[Array, float], dict[str, Array]] | None = None  # those among the arguments, of x and eps
+
+
+def excess(result: str, found: Array, value: Array, size: Array) -> float:
+    """The largest error, in units of what is promised of the result; what is not finite is none of it."""
+    info = np.finfo(found.dtype)
+    bound = PROMISED[found.dtype.name][result] * np.longdouble(info.eps) * size
+    error = np.where(np.isfinite(found), np.abs(found.astype(np.longdouble) - value), np.inf)
+    # What it costs to round a subnormal result, whatever was computed before.
+    error = np.maximum(error - np.longdouble(info.smallest_subnormal) / 2, 0)
+    judged = np.isfinite(value) & np.isfinite(bound)
+    return float(np.where(error == 0, 0, error / bound)[judged].max(initial=0))
+
+
+def judge_forward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
+    """The errors of y, and of mean and rstd where they are there."""
+    x, weight, bias = (problem.arrays[name] for name in ("x", "weight", "bias"))
+    finite = np.isfinite(x).all(axis=1)
+    y = found[0]
+    if not np.isnan(y[~finite]).all():
+        raise FindingError("a row with NaN or Inf is not all NaN")
+    rows = x[finite]
+    if not len(rows):
+        return
+    normalized = exact.normalize(rows, problem.eps)
+    value = exact.scale_and_shift(normalized.x_hat, weight, bias)
+    # Where eps and the variance are 0, the result is NaN.
+    if not np.isnan(y[finite][np.isnan(value)]).all():
+        raise FindingError("a row of 0 / 0 is not NaN")
+    size = np.broadcast_to(exact.output_size(normalized.x_hat, weight, bias), rows.shape)
+    # Parameters may carry the result out of the range of the dtype; then nothing is promised.
+    value = np.where(np.abs(value) + size < np.finfo(y.dtype).max / 4, value, np.nan)
+    yield "y", excess("y", y[finite], value, size)
+    if len(found) == 1:
+        return
+    spread = np.abs(rows.astype(np.longdouble) - normalized.mean).max(axis=1, keepdims=True)
+    yield "mean", excess("mean", found[1][finite], normalized.mean, np.abs(normalized.mean) + spread)
+    rstd = np.where(normalized.rstd > np.finfo(y.dtype).max, np.inf, normalized.rstd)
+    yield "rstd", excess("rstd", found[2][finite], rstd, rstd)
+
+
+def mean_and_rstd(x: Array, eps: float) -> dict[str, Array]:
+    """What layer_norm_forward returns besides y."""
+    _, mean, rstd = fastln.layer_norm_forward(x, eps=eps, num_threads=1)
+    return {"mean": mean, "rstd": rstd}
+
+
+def judge_backward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
+    """The errors of dx, dweight and dbias, those that are there; nothing where nothing is promised.
+
+    That is where mean and rstd are not those of x, or a product of two numbers might be out of range.
+    """
+    dy, x, mean, rstd, weight = (problem.arrays[name] for name in ("dy", "x", "mean", "rstd", "weight"))
+    if not len(x) or not all(np.isfinite(a).all() for a in (dy, x, mean, rstd)):
+        return
+    if any(problem.arrays[name].tobytes() != a.tobytes() for name, a in mean_and_rstd(x, problem.eps).items()):
+        return
+    g = np.abs(dy if weight is None else dy * weight)
+    if max(g.max(), np.abs(dy).max(), rstd.max(), 1 / rstd.min()) > 1e13 or np.abs(x).max() > 1e15:
+        return
+    normalized = exact.normalize(x, problem.eps)
+    value = exact.gradients(dy, normalized, weight)
+    wide = np.abs(dy).astype(np.longdouble)
+    g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
+    largest = np.abs(normalized.x_hat).max(axis=1, keepdims=True)
+    root = np.sqrt(np.square(g).mean(axis=1, keepdims=True))
+    sizes = {
+        "dx": normalized.rstd * (g.max(axis=1, keepdims=True) + largest * root),
+        "dweight": exact.sum_rows(wide * largest),
+        "dbias": exact.sum_rows(wide),
+    }
+    for (result, size), one, right in zip(sizes.items(), found, value, strict=True):
+        if one is not None:  # below this size, products of two numbers are subnormal
+            least = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps
+            yield result, excess(result, one, np.where(size > least, right, np.nan), size)
+
+
+def last_dimension(x: Any) -> tuple[int, ...]:
+    """Of anything, right or wrong."""
+    try:
+        return np.shape(x)[-1:] or (1,)
+    except ValueError:  # lists of unequal length
+        return (1,)
+
+
+def layer_norm_object(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any) -> fastln.LayerNorm:
+    """A LayerNorm that has been given these parameters."""
+    norm = fastln.LayerNorm(last_dimension(x) if normalized_shape is None else normalized_shape, eps)
+    norm.weight, norm.bias = weight, bias
+    return norm
+
+
+def limit(num_threads: Any) -> Any:
+    """So many threads for what has no such argument."""
+    return nullcontext() if num_threads is None else fastln.threads(num_threads)
+
+
+def object_call(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None, num_threads=None):
+    """LayerNorm.__call__ as a function."""
+    with limit(num_threads):
+        return layer_norm_object(x, normalized_shape, weight, bias, eps)(x, out)
+
+
+def object_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, num_threads=None):
+    """LayerNorm.forward as a function."""
+    with limit(num_threads):
+        y, saved = layer_norm_object(x, normalized_shape, weight, bias, eps).forward(x)
+        return y, saved.mean, saved.rstd
+
+
+def object_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, num_threads=None):
+    """LayerNorm.backward as a function; without a weight it gives no dweight."""
+    with limit(num_threads):
+        norm = layer_norm_object(x, normalized_shape, weight, weight, 1e-5)
+        return norm.backward(dy, (x, mean, rstd))
+
+
+def object_backward_plain(weight=None, **others):
+    """What `object_backward` must give."""
+    mask = (True, weight is not None, weight is not None)
+    return fastln.layer_norm_backward(weight=weight, output_mask=mask, **others)
+
+
+FORWARD = {"x": ROWS, "weight": PARAMETER, "bias": PARAMETER}
+BACKWARD = {"dy": ROWS, "x": ROWS, "mean": STATS, "rstd": STATS, "weight": PARAMETER}
+
+
+def _forward(call, plain, results, *options):
+    return Operation(call, plain, FORWARD, ("weight", "bias"), results, options, judge_forward, ANY_ROWS)
+
+
+def _backward(call, plain, *options):
+    results = (ROWS, PARAMETER, PARAMETER)
+    return Operation(
+        call, plain, BACKWARD, ("weight",), results, options, judge_backward, tuple(BACKWARD_REGIMES), mean_and_rstd
+    )
+
+
+_ln, _ln_forward, _ln_backward = fastln.layer_norm, fastln.layer_norm_forward, fastln.layer_norm_backward
+
+OPERATIONS = {
+    "layer_norm": _forward(_ln, _ln, (ROWS,), "eps", "out"),
+    "layer_norm_forward": _forward(_ln_forward, _ln_forward, (ROWS, STATS, STATS), "eps", "out"),
+    "layer_norm_backward": _backward(_ln_backward, _ln_backward, "output_mask", "out"),
+    "LayerNorm": _forward(object_call, _ln, (ROWS,), "eps", "out"),
+    "LayerNorm.forward": _forward(object_forward, _ln_forward, (ROWS, STATS, STATS), "eps"),
+    "LayerNorm.backward": _backward(object_backward, object_backward_plain),
+}
+# Of the cases; every other operation has 1.
+SHARES = {"layer_norm": 4, "layer_norm_forward": 4, "layer_norm_backward": 8}
