@@ -100,8 +100,9 @@ struct Leader {
 inline thread_local Member member;
 inline thread_local Leader leader;
 
-// Threads by which teams are about to grow; each trial counts those of the others too.
-inline std::atomic<int> growing{0};
+// Whether a team is about to grow. One at a time: the threads of another's trial may be those that the system would
+// have granted to this one. Who finds it set does not wait, and keeps the team that there is.
+inline std::atomic_flag growing = ATOMIC_FLAG_INIT;
 
 inline double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -204,17 +205,16 @@ inline int assemble(int count) {
 }
 
 inline int grow(int alive, int count) {
+  if (growing.test_and_set(std::memory_order_acquire)) return alive;
   const int wanted = count - alive;
-  const int others = growing.fetch_add(wanted);
   int granted = alive;
   try {
-    const int reserve = std::max(others, 0) + TO_SPARE;
-    granted += std::clamp(try_threads(wanted + reserve) - reserve, 0, wanted);
+    granted += std::clamp(try_threads(wanted + TO_SPARE) - TO_SPARE, 0, wanted);
     if (granted > alive) granted = assemble(granted);
   } catch (...) {  // no memory
     granted = alive;
   }
-  growing.fetch_sub(wanted);
+  growing.clear(std::memory_order_release);
   if (granted < count) {
     leader.granted = granted;
     leader.retry_at = seconds() + RETRY_SECONDS;
@@ -346,7 +346,7 @@ inline bool may_have_led() noexcept { return leader.team != nullptr; }
 // For a child right after the fork: the teams of its parent's threads are not its own.
 inline void forget_teams() noexcept {
   leader = Leader{};
-  growing = 0;
+  growing.clear();
 }
 
 // Whether the calling thread is the first of its process: in a child, the one that forked.

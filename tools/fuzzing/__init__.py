@@ -13,19 +13,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
+from bounds import PROMISED, long_double_suffices
 from fences import Room
-
-try:
-    from bounds import PROMISED, long_double_suffices
-    from regimes import BACKWARD_REGIMES, DY, REGIMES
-except ImportError:  # before the tests' reference.py was split
-    from reference import BACKWARD_REGIMES, DY, PROMISED, REGIMES, long_double_suffices
+from regimes import BACKWARD_REGIMES, DY, REGIMES
 
 from fastln import _reference as exact
-from fastln._core.effort import set_min_parallel_bytes
+from fastln._core.effort import set_min_parallel_bytes, set_stream_bytes
 from fastln._core.facts import config
 from fastln._core.stores import forget as forget_streaming
-from fastln._core.stores import set_stream_bytes
 
 IS_SANITIZED = "-fsanitize=" in str(config()["build"])
 
