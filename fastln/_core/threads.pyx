@@ -12,14 +12,14 @@ import os
 from cpython.contextvars cimport get_value
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 
-cdef extern from "teams.h" nogil:
+cdef extern from "forks.h" nogil:
     const int FLN_OPENMP
     int omp_get_max_threads()
     int omp_get_num_procs()
     int omp_get_thread_limit()
     int omp_in_parallel()
 
-cdef extern from "teams.h" namespace "fln_teams" nogil:
+cdef extern from "forks.h" namespace "fln_teams" nogil:
     int cpus_of_places()
     int grant "fln_teams::team_of"(int, bint*) noexcept
     bint may_have_led() noexcept
