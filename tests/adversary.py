@@ -3,7 +3,7 @@
 Random restarts, then a local search around the worst ones, with steps that shrink. `python tests/adversary.py --minutes
 10` prints the worst of each result, and where it is.
 
-Errors are in units of what is promised (PROMISED in reference.py, proved in docs/accuracy.md): 1 is the limit.
+Errors are in units of what is promised (PROMISED in bounds.py, proved in docs/accuracy.md): 1 is the limit.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ PER_OPERATION = {
     "mask": lambda operation: operation.masks,
 }
 
-# {(quantity, isa, dtype name, regime): largest error, in eps (reference.py)}
+# {(quantity, isa, dtype name, regime): largest error, in eps (bounds.py)}
 ERRORS = pytest.StashKey[dict]()
 
 

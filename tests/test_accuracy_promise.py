@@ -47,8 +47,8 @@ def proved(dtype, steps):
 
 
 def block_steps():
-    """BLOCK_STEPS of the kernels."""
-    return int(re.search(r"BLOCK_STEPS = (\d+);", (ROOT / "src/rows/moments.h").read_text())[1])
+    """CHAIN_STEPS of the kernels."""
+    return int(re.search(r"CHAIN_STEPS = (\d+);", (ROOT / "src/rows/moments.h").read_text())[1])
 
 
 @pytest.mark.skipif(not (ROOT / "src").exists(), reason="the sources are not here")

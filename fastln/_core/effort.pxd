@@ -34,7 +34,8 @@ cdef Tuning FORWARD
 cdef Tuning BACKWARD
 
 
-# A call from the choice of its effort to its end. Whoever does the work fills in the first three after it.
+# A call from the choice of its effort to its end. `ended` comes from whoever does the work; so do busy and parts, where
+# it is done on several threads.
 cdef struct Effort:
     double busy  # seconds of work of all its threads
     Py_ssize_t parts  # of equal work, which they shared

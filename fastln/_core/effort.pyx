@@ -20,16 +20,16 @@ cdef extern from *:
     static double fln_clock(void) {
       return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
     }
-    static std::atomic_flag fln_memory = ATOMIC_FLAG_INIT;
-    static bool fln_take_memory(void) { return !fln_memory.test_and_set(std::memory_order_acquire); }
-    static void fln_leave_memory(void) { fln_memory.clear(std::memory_order_release); }
+    static std::atomic_flag fln_history = ATOMIC_FLAG_INIT;
+    static bool fln_try_lock_history(void) { return !fln_history.test_and_set(std::memory_order_acquire); }
+    static void fln_unlock_history(void) { fln_history.clear(std::memory_order_release); }
     // When the last call that might have got threads ended, and the last that did. Each thread has its own team.
     static thread_local double fln_last_call = -HUGE_VAL;
     static thread_local double fln_last_region = -HUGE_VAL;
     """
     double fln_clock() noexcept nogil
-    bint take_memory "fln_take_memory"() noexcept nogil
-    void leave_memory "fln_leave_memory"() noexcept nogil
+    bint try_lock_history "fln_try_lock_history"() noexcept nogil
+    void unlock_history "fln_unlock_history"() noexcept nogil
     double last_call "fln_last_call"
     double last_region "fln_last_region"
 
@@ -107,9 +107,9 @@ cdef void begin(
 cdef void choose_threads(Effort* effort) noexcept nogil:
     cdef bint is_worth = min_parallel_bytes == 0, has_grown = False
     effort.gap, effort.pause = effort.began - last_call, effort.began - last_region
-    if not is_worth and take_memory():
+    if not is_worth and try_lock_history():
         is_worth = _waking.is_worth(effort.shape.size, effort.limit, effort.gap, effort.pause)
-        leave_memory()
+        unlock_history()
     if not is_worth:
         return
     effort.threads = team_of(effort.limit, &has_grown)
@@ -120,9 +120,9 @@ cdef void choose_threads(Effort* effort) noexcept nogil:
 
 cdef void choose_way(Effort* effort) noexcept nogil:
     """Past the cache or not, of those that find out."""
-    if take_memory():
+    if try_lock_history():
         effort.stream = goes_past(&effort.shape, effort.stream)
-        leave_memory()
+        unlock_history()
     else:
         effort.is_tried = False
 
@@ -132,7 +132,7 @@ cdef void end(const Effort* effort) noexcept nogil:
         return
     if effort.limit > 1:
         set_last(effort.ended, effort.threads > 1)
-    if not take_memory():
+    if not try_lock_history():
         return
     cdef double seconds = effort.ended - effort.began
     if effort.is_tried:
@@ -141,7 +141,7 @@ cdef void end(const Effort* effort) noexcept nogil:
         _waking.ran_together(effort.threads, effort.parts, seconds, effort.busy, effort.pause)
     elif effort.limit > 1 and effort.shape.size > 0:
         _waking.ran_alone(effort.shape.size, effort.limit, seconds, effort.gap, effort.pause)
-    leave_memory()
+    unlock_history()
 
 
 cdef void set_last(double ended, bint on_several_threads) noexcept nogil:
@@ -240,10 +240,10 @@ def _configure_from_environment():
     set_stream_bytes(_bytes_from_environment("FASTLN_STREAM_BYTES"))
 
 
-def _leave_memory():
-    leave_memory()
+def _unlock_history():
+    unlock_history()
 
 
 _configure_from_environment()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_memory)
+    os.register_at_fork(after_in_child=_unlock_history)

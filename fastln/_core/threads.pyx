@@ -40,10 +40,10 @@ cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS")
 # What this process is. A child that was forked (and not replaced by another program) may have inherited a team whose
 # threads are gone.
 cdef enum:
-    NO_CHILD  # or one that has inherited no team
+    HAS_OWN_TEAMS  # no child, or one that has inherited none
     UNJUDGED  # a child, and its first thread, which alone can tell, has not asked yet
     ORPHAN  # a child whose first thread has led a team in the parent: everything in it runs serially
-cdef int _kind = NO_CHILD
+cdef int _kind = HAS_OWN_TEAMS
 
 _scoped = contextvars.ContextVar("fastln.threads", default=0)
 
@@ -225,7 +225,7 @@ cdef int counted_threads(object num_threads) except -1:
 
 cdef int limit_of(int asked) except -1:
     cdef int runtime
-    if not FLN_OPENMP or _kind != NO_CHILD and is_orphan():
+    if not FLN_OPENMP or _kind != HAS_OWN_TEAMS and is_orphan():
         return 1
     if asked:
         return asked
@@ -249,7 +249,7 @@ cdef int team_of(int count, bint* has_grown) noexcept nogil:
 cdef bint is_orphan() noexcept:
     global _kind
     if _kind == UNJUDGED and is_first_thread():
-        _kind = ORPHAN if may_have_led() else NO_CHILD
+        _kind = ORPHAN if may_have_led() else HAS_OWN_TEAMS
     return _kind == ORPHAN
 
 

@@ -1,6 +1,6 @@
-// Gradients of y = x_hat * weight + bias, x_hat = (x - mean) * rstd, with g = dy * weight and D columns:
+// Gradients of y = x_hat * weight + bias, x_hat = (x - mean) * rstd, with g = dy * weight:
 //
-//   dx      = rstd * (g - sum(g) / D - x_hat * sum(g * x_hat) / D)     over each row
+//   dx      = rstd * (g - sum(g) / cols - x_hat * sum(g * x_hat) / cols)     over each row
 //   dweight = sum of dy * x_hat, dbias = sum of dy                     over the rows
 //
 // Ba, Kiros and Hinton, "Layer Normalization" (2016), arXiv:1607.06450, differentiated.
@@ -32,11 +32,11 @@ struct Backward {
 
   // Columns [i, i + n) of a block, for the second sweep.
   template <Stores HOW>
-  FLN_INLINE SecondCols<T> second_cols(WaitingRoom<T>& room, const Chunk<T>& chunk, ptrdiff_t block, ptrdiff_t i,
+  FLN_INLINE SecondCols<T> second_cols(WaitingRoom<T>& room, const Chunk<T>& chunk, ptrdiff_t block_row, ptrdiff_t i,
                                        ptrdiff_t n) const {
-    const S* const at = call.written(block, i);
+    const S* const at = call.written(block_row, i);
     return room.cols(Call::WEIGHT ? call.weight + i : nullptr, at, head_of<HOW>(at, n), totals(chunk.dweight, i),
-                     totals(chunk.dbias, i), call.cols, block == chunk.first);
+                     totals(chunk.dbias, i), call.cols, block_row == chunk.first);
   }
   // Where the last pair of a block adds its columns from i on, or NULL: a sweep of its own over them took longer, of
   // 128x768 3 to 8 % (float32) or 7 to 10 % (float64). Not of long rows, whose totals have no room in L1 beside the
@@ -47,53 +47,53 @@ struct Backward {
 
   // A block of rows of which two fit L1: the two sweeps follow each other pair by pair, or block by block.
   template <Stores HOW>
-  FLN_INLINE void pair_by_pair(const Chunk<T>& chunk, ptrdiff_t block, int rows, WaitingRoom<T>& room,
+  FLN_INLINE void pair_by_pair(const Chunk<T>& chunk, ptrdiff_t block_row, int rows, WaitingRoom<T>& room,
                                Exit<S, HOW>& exit) const {
     BlockTerms<T> terms;
-    const SecondCols<T> to = second_cols<HOW>(room, chunk, block, 0, call.cols);
+    const SecondCols<T> to = second_cols<HOW>(room, chunk, block_row, 0, call.cols);
     const int step = together();
     for (int r = 0, end; r < rows; r = end) {
       end = r + step < rows ? r + step : rows;
-      first_sweep<HOW != Stores::CACHED>(call, block, r, end, terms);
-      second_sweep<HOW>(call, block, r, end, terms, to, 0, call.cols, &exit);
+      first_sweep<HOW != Stores::CACHED>(call, block_row, r, end, terms);
+      second_sweep<HOW>(call, block_row, r, end, terms, to, 0, call.cols, &exit);
     }
     add_block<Call>(chunk, rows, to, 0, call.cols);
   }
 
   // The second sweep over columns [first, last) of a block of any rows, whose terms are known.
   template <Stores HOW>
-  FLN_INLINE void block_columns(const Chunk<T>& chunk, ptrdiff_t block, int rows, const BlockTerms<T>& terms,
+  FLN_INLINE void block_columns(const Chunk<T>& chunk, ptrdiff_t block_row, int rows, const BlockTerms<T>& terms,
                                 ptrdiff_t first, ptrdiff_t last, WaitingRoom<T>& room) const {
     for (ptrdiff_t i = first, n; i < last; i += n) {
-      n = waiting_cols(block, i, last);
-      const SecondCols<T> to = second_cols<HOW>(room, chunk, block, i, n);
-      if (HOW == Stores::STREAMED && can_stream(call.dx(block) + i, n)) {
-        second_sweep<HOW>(call, block, 0, rows, terms, to, i, n, nullptr);
+      n = waiting_cols(block_row, i, last);
+      const SecondCols<T> to = second_cols<HOW>(room, chunk, block_row, i, n);
+      if (HOW == Stores::STREAMED && can_stream(call.dx(block_row) + i, n)) {
+        second_sweep<HOW>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       } else {
-        second_sweep<Stores::CACHED>(call, block, 0, rows, terms, to, i, n, nullptr);
+        second_sweep<Stores::CACHED>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       }
       add_block<Call>(chunk, rows, to, i, n);
     }
   }
   // Columns from i on that are swept together: as many as may wait, to the end of a line if the row goes on.
-  FLN_INLINE ptrdiff_t waiting_cols(ptrdiff_t block, ptrdiff_t i, ptrdiff_t last) const {
+  FLN_INLINE ptrdiff_t waiting_cols(ptrdiff_t block_row, ptrdiff_t i, ptrdiff_t last) const {
     if (last - i <= WAITING_COLS<T>) return last - i;
-    return WAITING_COLS<T> - cols_into_line(call.written(block, i + WAITING_COLS<T>));
+    return WAITING_COLS<T> - cols_into_line(call.written(block_row, i + WAITING_COLS<T>));
   }
 
   // Both sweeps over all columns.
   template <Stores HOW>
-  __attribute__((noinline)) void sweep_rows(const Chunk<T>& chunk) const {
+  __attribute__((noinline)) void sweep_chunk(const Chunk<T>& chunk) const {
     WaitingRoom<T> room;
     Exit<S, HOW> exit;
-    for (ptrdiff_t block = chunk.first; block < chunk.last; block += BLOCK_ROWS) {
-      const int rows = rows_of(chunk, block);
+    for (ptrdiff_t block_row = chunk.first; block_row < chunk.last; block_row += BLOCK_ROWS) {
+      const int rows = rows_of(chunk, block_row);
       if (HOW == Stores::STAGED || call.in_one) {
-        pair_by_pair<HOW>(chunk, block, rows, room, exit);
+        pair_by_pair<HOW>(chunk, block_row, rows, room, exit);
       } else if constexpr (HOW != Stores::STAGED) {
         BlockTerms<T> terms;
-        first_sweep<HOW != Stores::CACHED>(call, block, 0, rows, terms);
-        block_columns<HOW>(chunk, block, rows, terms, 0, call.cols, room);
+        first_sweep<HOW != Stores::CACHED>(call, block_row, 0, rows, terms);
+        block_columns<HOW>(chunk, block_row, rows, terms, 0, call.cols, room);
       }
     }
     exit.close();
@@ -105,14 +105,14 @@ struct Backward {
   __attribute__((noinline)) void sweep_columns(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
     WaitingRoom<T> room;
     const auto* const terms = static_cast<const BlockTerms<T>*>(call.args.terms);
-    for (ptrdiff_t block = chunk.first; block < chunk.last; block += BLOCK_ROWS) {
-      block_columns<HOW>(chunk, block, rows_of(chunk, block), terms[block / BLOCK_ROWS], first, last, room);
+    for (ptrdiff_t block_row = chunk.first; block_row < chunk.last; block_row += BLOCK_ROWS) {
+      block_columns<HOW>(chunk, block_row, rows_of(chunk, block_row), terms[block_row / BLOCK_ROWS], first, last, room);
     }
     if (HOW != Stores::CACHED) stream_fence();
   }
 
-  static FLN_INLINE int rows_of(const Chunk<T>& chunk, ptrdiff_t block) {
-    const ptrdiff_t left = chunk.last - block;
+  static FLN_INLINE int rows_of(const Chunk<T>& chunk, ptrdiff_t block_row) {
+    const ptrdiff_t left = chunk.last - block_row;
     return static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
   }
 
@@ -133,10 +133,10 @@ struct Backward {
       if (call.cols <= 4 * LANES<T>) return short_gradients<4>(call, chunk);
     }
     if constexpr (Call::DX) {
-      if (may_stream() && has_whole_lines()) return sweep_rows<Stores::STREAMED>(chunk);
-      if (may_stream() && call.in_one) return sweep_rows<Stores::STAGED>(chunk);
+      if (may_stream() && has_whole_lines()) return sweep_chunk<Stores::STREAMED>(chunk);
+      if (may_stream() && call.in_one) return sweep_chunk<Stores::STAGED>(chunk);
     }
-    sweep_rows<Stores::CACHED>(chunk);
+    sweep_chunk<Stores::CACHED>(chunk);
   }
 
   void run_columns(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
@@ -146,14 +146,14 @@ struct Backward {
     sweep_columns<Stores::CACHED>(chunk, first, last);
   }
 
-  void run_terms(ptrdiff_t index) const {
-    BlockTerms<T>& terms = static_cast<BlockTerms<T>*>(call.args.terms)[index];
-    const ptrdiff_t block = index * BLOCK_ROWS, left = call.args.rows - block;
+  void run_terms(ptrdiff_t block) const {
+    BlockTerms<T>& terms = static_cast<BlockTerms<T>*>(call.args.terms)[block];
+    const ptrdiff_t block_row = block * BLOCK_ROWS, left = call.args.rows - block_row;
     const int rows = static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
     if (may_stream() && has_whole_lines()) {
-      first_sweep<true>(call, block, 0, rows, terms);
+      first_sweep<true>(call, block_row, 0, rows, terms);
     } else {
-      first_sweep<false>(call, block, 0, rows, terms);
+      first_sweep<false>(call, block_row, 0, rows, terms);
     }
   }
 };

@@ -20,6 +20,7 @@ struct BackwardCall {
   using S = StoredAs;
   using Norm = NormOf;
   using T = Computed<S>;
+  static_assert(Norm::HAS_MEAN, "both sweeps take the mean into account");
   static constexpr bool DX = WITH_DX, DWEIGHT = WITH_DWEIGHT, DBIAS = WITH_DBIAS, WEIGHT = WITH_WEIGHT;
 
   const fln_backward_args& args;

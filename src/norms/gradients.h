@@ -28,9 +28,9 @@ struct SecondRow {
 };
 
 template <typename V, typename Call, typename T = typename Call::T>
-FLN_INLINE SecondRow<typename Call::S, V> second_row(const Call& call, ptrdiff_t block, int r,
+FLN_INLINE SecondRow<typename Call::S, V> second_row(const Call& call, ptrdiff_t block_row, int r,
                                                      const BlockTerms<T>& terms, ptrdiff_t i) {
-  const ptrdiff_t row = block + r;
+  const ptrdiff_t row = block_row + r;
   SecondRow<typename Call::S, V> at;
   at.dy = call.dy(row) + i;
   at.x = call.x(row) + i;
@@ -86,12 +86,16 @@ FLN_INLINE ptrdiff_t head_of(const S* to, ptrdiff_t n) {
 }
 
 // The second sweep over ROWS rows, by registers that are pieces of virtual ones.
-template <typename Call, int ROWS, Adds ADDS>
+template <typename CallOf, int ROWS, Adds ADDS>
 struct SecondSweep {
+  using Call = CallOf;
   using S = typename Call::S;
   using T = typename Call::T;
   using V = Piece<T>;
   using Row = SecondRow<S, V>;
+  const Call& call;
+  const SecondCols<T>& to;
+  Row rows[ROWS];
 
   // One register of columns, or only its first n lanes. All is loaded before anything is stored: rows may stand at the
   // same place of different pages, see WaitingRoom.
@@ -131,90 +135,65 @@ struct SecondSweep {
     }
   }
 
+  template <bool STREAM>
+  FLN_INLINE void whole(ptrdiff_t i) const {
+    write_lanes<true, STREAM>(rows, to, i, LANES<T>);
+  }
+  FLN_INLINE void some(const Places<S, ROWS>& places, ptrdiff_t i, ptrdiff_t n) const {
+    Row some[ROWS];
+    for (int q = 0; q < ROWS; ++q) some[q] = rows[q].from(i, places.at[q]);
+    write_lanes<false, false>(some, to.from(i), 0, n);
+  }
   // Of x too if rows are long: of these, the first sweep reads nothing else and leaves it to the hardware (with what it
   // asked for ahead, 64x65536 float64 took 1.14 times as long).
-  static FLN_INLINE void prefetch_rows(const Call& call, const Row* rows, ptrdiff_t i) {
+  FLN_INLINE void prefetch(ptrdiff_t i) const {
     for (int q = 0; q < ROWS; ++q) {
       prefetch_ahead(rows[q].dy + i, LANES<T>);
       if (!call.in_one) prefetch_ahead(rows[q].x + i, LANES<T>);
     }
   }
-
-  // Columns [i, i + n) of the rows from the `r`-th of the block on; `exit` is for whole rows, else NULL.
-  template <Stores HOW>
-  static FLN_INLINE void run(const Call& call, ptrdiff_t block, int r, const BlockTerms<T>& terms,
-                             const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n, Exit<S, HOW>* exit) {
-    constexpr bool PREFETCH = HOW != Stores::CACHED, STREAM = HOW == Stores::STREAMED;
-    Row rows[ROWS];
-    for (int q = 0; q < ROWS; ++q) {
-      rows[q] = second_row<V>(call, block, r + q, terms, i);
-      if constexpr (HOW == Stores::STAGED) rows[q].dx = exit->room_for(rows[q].dx, n);
-    }
-    const ptrdiff_t head = head_of<HOW>(call.written(block + r, i), n);
-    if (head > 0) write_head<HOW>(rows, to, head, exit);
-    ptrdiff_t k = head;
-    for (; k + LANES<T> <= n; k += LANES<T>) {
-      if (PREFETCH) prefetch_rows(call, rows, k);
-      write_lanes<true, STREAM>(rows, to, k, LANES<T>);
-    }
-    if (k < n) {
-      if (PREFETCH) prefetch_rows(call, rows, k);  // and the line of the next row's head
-      write_end<HOW>(rows, to, k, n, exit);
-    }
-    if constexpr (HOW == Stores::STAGED) exit->flush();
-  }
-
-  // The columns before the first whole line, and those after the last one.
-  template <Stores HOW>
-  static FLN_INLINE void write_head(const Row* rows, const SecondCols<T>& to, ptrdiff_t head, Exit<S, HOW>* exit) {
-    if constexpr (HOW == Stores::STREAMED) {
-      if (exit) {
-        Row starts[ROWS];
-        for (int q = 0; q < ROWS; ++q) starts[q] = rows[q].from(0, exit->start(q, head));
-        write_lanes<false, false>(starts, to, 0, head);
-        return exit->close_before(rows[0].dx, head);
-      }
-    }
-    write_lanes<false, false>(rows, to, 0, head);
-  }
-  template <Stores HOW>
-  static FLN_INLINE void write_end(const Row* rows, const SecondCols<T>& to, ptrdiff_t k, ptrdiff_t n,
-                                   Exit<S, HOW>* exit) {
-    if constexpr (HOW == Stores::STREAMED) {
-      if (exit) {
-        Row ends[ROWS];
-        for (int q = 0; q < ROWS; ++q) ends[q] = rows[q].from(k, exit->end(q, ROWS));
-        write_lanes<false, false>(ends, to.from(k), 0, n - k);
-        for (int q = 0; q < ROWS; ++q) exit->put_end(q, ROWS, rows[q].dx + k, n - k);
-        return;
-      }
-    }
-    write_lanes<false, false>(rows, to, k, n - k);
-  }
+  FLN_INLINE S* row(ptrdiff_t q) const { return rows[q].dx; }
 };
+
+// Columns [i, i + n) of ROWS rows from the `r`-th of the block on; `exit` is for whole rows, else NULL.
+template <int ROWS, Adds ADDS, Stores HOW, typename Call, typename T = typename Call::T>
+FLN_INLINE void sweep_rows(const Call& call, ptrdiff_t block_row, int r, const BlockTerms<T>& terms,
+                           const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n, Exit<typename Call::S, HOW>* exit) {
+  using S = typename Call::S;
+  SecondSweep<Call, ROWS, ADDS> sweep = {call, to, {}};
+  for (int q = 0; q < ROWS; ++q) {
+    sweep.rows[q] = second_row<Piece<T>>(call, block_row, r + q, terms, i);
+    if constexpr (HOW == Stores::STAGED) sweep.rows[q].dx = exit->room_for(sweep.rows[q].dx, n);
+  }
+  Seams<S>* seams = nullptr;
+  if constexpr (HOW == Stores::STREAMED) seams = exit;
+  const ptrdiff_t head = head_of<HOW>(call.written(block_row + r, i), n);
+  sweep_columns<ROWS, HOW != Stores::CACHED, HOW == Stores::STREAMED>(sweep, sweep, head, n, seams);
+  if constexpr (HOW == Stores::STAGED) exit->flush();
+}
 
 // Over columns [i, i + n) of rows [r, end) of the block, r even: by pairs, so that what goes with the columns is loaded
 // once for two rows.
 template <Stores HOW, typename Call, typename T = typename Call::T>
-__attribute__((noinline)) void second_sweep(const Call& call, ptrdiff_t block, int r, int end,
+__attribute__((noinline)) void second_sweep(const Call& call, ptrdiff_t block_row, int r, int end,
                                             const BlockTerms<T>& terms, const SecondCols<T>& cols_of, ptrdiff_t i,
                                             ptrdiff_t n, Exit<typename Call::S, HOW>* exit) {
   SecondCols<T> to = cols_of;
   for (; r + 2 <= end; r += 2) {
     to.now = r / HALF_ROWS;
     if (r % HALF_ROWS == 0) {
-      SecondSweep<Call, 2, Adds::FIRST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+      sweep_rows<2, Adds::FIRST, HOW>(call, block_row, r, terms, to, i, n, exit);
     } else if (r + 2 == BLOCK_ROWS && last_pair_adds_to_totals<Call>(to)) {
-      SecondSweep<Call, 2, Adds::LAST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+      sweep_rows<2, Adds::LAST, HOW>(call, block_row, r, terms, to, i, n, exit);
     } else {
-      SecondSweep<Call, 2, Adds::MORE>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+      sweep_rows<2, Adds::MORE, HOW>(call, block_row, r, terms, to, i, n, exit);
     }
   }
   if (r == end) return;
   to.now = r / HALF_ROWS;
   if (r % HALF_ROWS == 0) {
-    SecondSweep<Call, 1, Adds::FIRST>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+    sweep_rows<1, Adds::FIRST, HOW>(call, block_row, r, terms, to, i, n, exit);
   } else {
-    SecondSweep<Call, 1, Adds::MORE>::template run<HOW>(call, block, r, terms, to, i, n, exit);
+    sweep_rows<1, Adds::MORE, HOW>(call, block_row, r, terms, to, i, n, exit);
   }
 }

@@ -1,6 +1,6 @@
-// How the gradients' sums over rows are divided, and their totals: what decides the order of these sums.
+// How the gradients' sums over rows are divided into chunks and blocks, and their totals over more than a block.
 //
-// dweight and dbias are summed in T over a block of BLOCK_ROWS rows (gradients.h), the blocks of a chunk in their
+// dweight and dbias are summed in T over a block of BLOCK_ROWS rows (block_sums.h), the blocks of a chunk in their
 // order, in more precision, and the chunks in their order. All of that depends on the number of rows alone, so the bits
 // do not depend on the threads, each of which takes chunks, or columns of all chunks.
 #pragma once
@@ -18,8 +18,8 @@ constexpr ptrdiff_t MOST_CHUNKS = 32, SMALLEST_CHUNK = 8 * BLOCK_ROWS;
 template <typename T>
 struct BlockTerms {
   T offset[BLOCK_ROWS];   // x_hat - z
-  T mean_g[BLOCK_ROWS];   // sum(g) / D
-  T mean_gx[BLOCK_ROWS];  // sum(g * x_hat) / D
+  T mean_g[BLOCK_ROWS];   // sum(g) / cols
+  T mean_gx[BLOCK_ROWS];  // sum(g * x_hat) / cols
 };
 
 constexpr ptrdiff_t blocks_of(ptrdiff_t rows) { return (rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }

@@ -1,7 +1,8 @@
 // The first sweep of the gradients: what the second one needs of each row (BlockTerms).
 //
-//   z = (x - mean) * rstd, g = dy * weight          offset = -sum(z) / D            x_hat = z + offset
-//   mean_g = sum(g) / D                             mean_gx = sum(g * x_hat) / D = (sum(g * z) + offset * sum(g)) / D
+//   z = (x - mean) * rstd, g = dy * weight          offset = -sum(z) / cols            x_hat = z + offset
+//   mean_g = sum(g) / cols                          mean_gx = sum(g * x_hat) / cols = (sum(g * z) + offset * sum(g)) /
+//   cols
 //
 // The saved mean is rounded to T, so z differs from x_hat by a constant, which is found here too.
 #pragma once
@@ -113,7 +114,8 @@ FLN_INLINE void find_terms(const Call& call, ptrdiff_t row, BlockTerms<T>& terms
 
 // Over rows [r, end) of the block that starts at row `block`.
 template <bool PREFETCH, typename Call, typename T = typename Call::T>
-__attribute__((noinline)) void first_sweep(const Call& call, ptrdiff_t block, int r, int end, BlockTerms<T>& terms) {
+__attribute__((noinline)) void first_sweep(const Call& call, ptrdiff_t block_row, int r, int end,
+                                           BlockTerms<T>& terms) {
   if (!Call::DX && !Call::DWEIGHT) return;  // dbias needs nothing
-  for (; r < end; ++r) find_terms<PREFETCH>(call, block + r, terms, r);
+  for (; r < end; ++r) find_terms<PREFETCH>(call, block_row + r, terms, r);
 }

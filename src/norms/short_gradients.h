@@ -82,18 +82,18 @@ struct ShortGradients {
   }
 
   void run(const Chunk<T>& chunk) const {
-    for (ptrdiff_t block = chunk.first; block < chunk.last; block += BLOCK_ROWS) {
-      const ptrdiff_t last = block + BLOCK_ROWS < chunk.last ? block + BLOCK_ROWS : chunk.last;
+    for (ptrdiff_t block_row = chunk.first; block_row < chunk.last; block_row += BLOCK_ROWS) {
+      const ptrdiff_t last = block_row + BLOCK_ROWS < chunk.last ? block_row + BLOCK_ROWS : chunk.last;
       V dw[VECS], db[VECS];
-      for (ptrdiff_t row = block; row < last; row += HALF_ROWS) {
+      for (ptrdiff_t row = block_row; row < last; row += HALF_ROWS) {
         V dw_half[VECS], db_half[VECS];
         half(row, last, dw_half, db_half);
 #pragma GCC unroll 4
-        for (int v = 0; v < VECS && Call::DWEIGHT; ++v) dw[v] = row == block ? dw_half[v] : dw[v] + dw_half[v];
+        for (int v = 0; v < VECS && Call::DWEIGHT; ++v) dw[v] = row == block_row ? dw_half[v] : dw[v] + dw_half[v];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECS && Call::DBIAS; ++v) db[v] = row == block ? db_half[v] : db[v] + db_half[v];
+        for (int v = 0; v < VECS && Call::DBIAS; ++v) db[v] = row == block_row ? db_half[v] : db[v] + db_half[v];
       }
-      const bool fresh = block == chunk.first;
+      const bool fresh = block_row == chunk.first;
 #pragma GCC unroll 4
       for (int v = 0; v < VECS - 1; ++v) add<true>(chunk, dw[v], db[v], v, fresh);
       add<false>(chunk, dw[VECS - 1], db[VECS - 1], VECS - 1, fresh);

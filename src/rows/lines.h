@@ -100,6 +100,39 @@ class Seams {
   ptrdiff_t filled = 0;                            // columns of it
 };
 
+// Where ROWS rows are written, from some column on.
+template <typename S, int ROWS>
+struct Places {
+  S* at[ROWS];
+
+  FLN_INLINE S* row(ptrdiff_t r) const { return at[r]; }
+};
+
+// One sweep over n columns of ROWS rows, written to `to`: the `head` columns before the first whole line, whole lines,
+// and the end. With STREAM whole lines go past the cache, and what is not whole goes by way of `seams`, if they are
+// there: the rows follow each other in memory then. What is done says Sweep: whole<STREAM>(i) the columns of a register
+// from i on, some(places, i, n) fewer of them, to other places; prefetch(i) asks for what will be read.
+template <int ROWS, bool PREFETCH, bool STREAM, typename Sweep, typename To, typename S>
+FLN_INLINE void sweep_columns(const Sweep& sweep, const To& to, ptrdiff_t head, ptrdiff_t n, Seams<S>* seams) {
+  constexpr ptrdiff_t lanes = LANES<S>;
+  Places<S, ROWS> places;
+  if (head > 0) {
+    for (int q = 0; q < ROWS; ++q) places.at[q] = STREAM && seams ? seams->start(q, head) : to.row(q);
+    sweep.some(places, 0, head);
+    if (STREAM && seams) seams->close_before(to.row(0), head);
+  }
+  ptrdiff_t i = head;
+  for (; i + lanes <= n; i += lanes) {
+    if (PREFETCH) sweep.prefetch(i);
+    sweep.template whole<STREAM>(i);
+  }
+  if (i == n) return;
+  if (PREFETCH) sweep.prefetch(i);  // and the line of the next row's head
+  for (int q = 0; q < ROWS; ++q) places.at[q] = STREAM && seams ? seams->end(q, ROWS) : to.row(q) + i;
+  sweep.some(places, i, n - i);
+  for (int q = 0; STREAM && seams && q < ROWS; ++q) seams->put_end(q, ROWS, to.row(q) + i, n - i);
+}
+
 // Rows that follow each other without a gap, but of which each starts elsewhere in a line: they are put together here,
 // as they will stand in memory, and leave in whole lines. It costs a store and a load more than Seams do, 8 to 15 % of
 // the time, but needs no row to start like the others (backward float64 65536x100 0.45 of the time of ordinary stores,

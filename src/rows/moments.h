@@ -8,7 +8,7 @@
 // loses its digits when |mean| >> std. Subtracting lo * lo cancels nothing as long as shift is near the mean; where
 // it is not (2 * |lo| > std), the sweep is done again around shift + lo. That depends on the row alone.
 //
-// Sums run over 4 registers (64 float lanes) for a block of BLOCK_STEPS steps; the sums of blocks are added in more
+// Sums run over 4 registers (64 float lanes) for a block of CHAIN_STEPS steps; the sums of blocks are added in more
 // precision (sums.h), so the error does not grow with cols.
 // Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), shifted data and pairwise.
 #pragma once
@@ -22,12 +22,12 @@ constexpr int STEP_VECS = 4;
 // the same side: measured with rows of two values. So few steps a block; folding one costs about 16 instructions. With
 // 4 steps, docs/accuracy.md would prove 12 eps of y in float32 instead of 15; that took 1.02 to 1.05 of the time at
 // 4x768, 1.01 to 1.03 at 32x768, 1.03 to 1.08 at 8x4096 (AVX2, Zen 3).
-constexpr int BLOCK_STEPS = 8;
+constexpr int CHAIN_STEPS = 8;
 
 template <typename T>
 constexpr ptrdiff_t STEP = STEP_VECS * LANES<T>;
 template <typename T>
-constexpr ptrdiff_t BLOCK = BLOCK_STEPS * STEP<T>;
+constexpr ptrdiff_t CHAIN_COLS = CHAIN_STEPS * STEP<T>;
 // A row of more columns is summed in segments, which are added up in their order: so several threads may find them.
 constexpr ptrdiff_t SEGMENT_COLS = FLN_FORWARD_SEGMENT_COLS;
 
@@ -51,7 +51,7 @@ FLN_INLINE Sums<V, MOMENT_SUMS<Norm>> moment_sums(V d, V dd) {
   return {{dd}};
 }
 
-// The sums over the first COUNT registers of each step of x[0..n), n <= BLOCK, on as many accumulators as the ISA
+// The sums over the first COUNT registers of each step of x[0..n), n <= CHAIN_COLS, on as many accumulators as the ISA
 // has registers for; the others in a sweep of their own over the same block, which is in L1 by then.
 template <typename Norm, int COUNT, typename S, typename T = Computed<S>>
 FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Stored<S> x, ptrdiff_t n, T shift) {
@@ -83,7 +83,7 @@ FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Stored<S> x, ptrdiff_t n, 
 template <typename S, typename Norm>
 struct Chain {
   using T = Computed<S>;
-  static constexpr ptrdiff_t COLS = BLOCK<T>;
+  static constexpr ptrdiff_t COLS = CHAIN_COLS<T>;
   static constexpr bool WHOLE_APART = false;
   Stored<S> x;
   T shift;
@@ -119,8 +119,8 @@ struct LongRow {
   // Of n <= SEGMENT_COLS columns.
   static FLN_INLINE RowTotals segment(Stored<S> x, ptrdiff_t n, T shift) {
     const Chain<S, Norm> chain = {x, shift};
-    RowTotals totals = RowTotals::of(chain.first(0, n < BLOCK<T> ? n : BLOCK<T>));
-    add_blocks(totals, chain, BLOCK<T>, n);
+    RowTotals totals = RowTotals::of(chain.first(0, n < CHAIN_COLS<T> ? n : CHAIN_COLS<T>));
+    add_blocks(totals, chain, CHAIN_COLS<T>, n);
     return totals;
   }
 

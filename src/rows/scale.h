@@ -100,54 +100,52 @@ struct Written {
   FLN_INLINE S* row(ptrdiff_t r) const { return start + r * stride; }
 };
 
-// One register of each row, or only its first n lanes. Two rows are loaded before either is stored: a load waits for a
-// store to the same place of another page (rows of 4 KiB took 1.13 times as long row by row). Of four, the results
-// would be more than AVX2 has registers for (64x100 float32 1.07 times as long).
-template <bool ALL, bool STREAM, int ROWS, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
-FLN_INLINE void normalize_register(Stored<S> x, Written<S> y, ptrdiff_t i, ptrdiff_t n, const Scale<Norm, T>* scale,
-                                   Affine<T, WEIGHT, BIAS> affine) {
-  using V = Vec<T>;
-  const V zero = V::splat(0);
-  const V w = WEIGHT ? load_lanes<V, ALL>(affine.weight + i, n) : zero;
-  const V b = BIAS ? load_lanes<V, ALL>(affine.bias + i, n) : zero;
-  V result[ROWS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) {
-    result[r] = affine.of(scale[r].x_hat(x.row(r).template lanes<V, ALL>(i, n)), w, b);
-    if (ROWS != 2) store_lanes<ALL, STREAM>(result[r], y.row(r) + i, n);
-  }
-  for (int r = 0; ROWS == 2 && r < ROWS; ++r) store_lanes<ALL, STREAM>(result[r], y.row(r) + i, n);
-}
+// The second sweep over ROWS rows at once, so that weight and bias are loaded once for all of them.
+template <int ROWS, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
+struct Normalizing {
+  Stored<S> x;
+  Written<S> y;
+  const Scale<Norm, T>* scale;
+  Affine<T, WEIGHT, BIAS> affine;
 
-// ROWS rows at once, so that weight and bias are loaded once for all of them. With STREAM, past the cache, by way of
-// `seams`: for rows that follow each other in memory.
+  // One register of each row, or only its first n lanes. Two rows are loaded before either is stored: a load waits for
+  // a store to the same place of another page (rows of 4 KiB took 1.13 times as long row by row). Of four, the results
+  // would be more than AVX2 has registers for (64x100 float32 1.07 times as long).
+  template <bool ALL, bool STREAM, typename To>
+  FLN_INLINE void write(const To& to, ptrdiff_t to_col, ptrdiff_t i, ptrdiff_t n) const {
+    using V = Vec<T>;
+    const V zero = V::splat(0);
+    const V w = WEIGHT ? load_lanes<V, ALL>(affine.weight + i, n) : zero;
+    const V b = BIAS ? load_lanes<V, ALL>(affine.bias + i, n) : zero;
+    V result[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      result[r] = affine.of(scale[r].x_hat(x.row(r).template lanes<V, ALL>(i, n)), w, b);
+      if (ROWS != 2) store_lanes<ALL, STREAM>(result[r], to.row(r) + to_col, n);
+    }
+    for (int r = 0; ROWS == 2 && r < ROWS; ++r) store_lanes<ALL, STREAM>(result[r], to.row(r) + to_col, n);
+  }
+
+  template <bool STREAM>
+  FLN_INLINE void whole(ptrdiff_t i) const {
+    write<true, STREAM>(y, i, i, LANES<T>);
+  }
+  FLN_INLINE void some(const Places<S, ROWS>& places, ptrdiff_t i, ptrdiff_t n) const {
+    write<false, false>(places, 0, i, n);
+  }
+  FLN_INLINE void prefetch(ptrdiff_t i) const {
+    for (int r = 0; r < ROWS; ++r) prefetch_ahead(x.row(r).start + i, LANES<T>);
+  }
+};
+
+// With STREAM, past the cache, by way of `seams`: for rows that follow each other in memory.
 template <int ROWS, bool STREAM, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize(Stored<S> x, Written<S> y, ptrdiff_t cols, const RowScales<Norm, T, ROWS>& scales,
                           Affine<T, WEIGHT, BIAS> affine, Seams<S>* seams = nullptr) {
   Scale<Norm, T> scale[ROWS];
   for (int r = 0; r < ROWS; ++r) scale[r] = Scale<Norm, T>::of(scales, r);
-  const ptrdiff_t head = head_cols<STREAM>(y.start, cols);
-  ptrdiff_t i = head;
-  if (STREAM && head > 0) {
-    normalize_register<false, false, ROWS>(x, Written<S>{seams->start(0, head), LANES<S>}, 0, head, scale, affine);
-    seams->close_before(y.start, head);
-  } else if (head > 0) {
-    normalize_register<false, false, ROWS>(x, y, 0, head, scale, affine);
-  }
-  for (; i + LANES<T> <= cols; i += LANES<T>) {
-    for (int r = 0; STREAM && r < ROWS; ++r) prefetch_ahead(x.row(r).start + i, LANES<T>);
-    normalize_register<true, STREAM, ROWS>(x, y, i, LANES<T>, scale, affine);
-  }
-  if (STREAM && i < cols) {
-    for (int r = 0; r < ROWS; ++r) prefetch_ahead(x.row(r).start + i, LANES<T>);
-    for (int r = 0; r < ROWS; ++r) {
-      const Written<S> end = {seams->end(r, ROWS), 0};
-      normalize_register<false, false, 1>(x.row(r).from(i), end, 0, cols - i, scale + r, affine.from(i));
-      seams->put_end(r, ROWS, y.row(r) + i, cols - i);
-    }
-  } else if (i < cols) {
-    normalize_register<false, false, ROWS>(x, y, i, cols - i, scale, affine);
-  }
+  const Normalizing<ROWS, S, Norm, T, WEIGHT, BIAS> sweep = {x, y, scale, affine};
+  sweep_columns<ROWS, STREAM, STREAM>(sweep, y, head_cols<STREAM>(y.start, cols), cols, seams);
 }
 
 // Short rows one by one, weight and bias in registers for all of them. The last register ends where the row does, over
