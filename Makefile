@@ -26,7 +26,7 @@ test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(BIN)/python -m pytest
 
 fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
-	$(BIN)/python tools/fuzz.py --seconds 30
+	$(BIN)/python tools/fuzz.py --seconds 30 $(if $(SEED),--seed $(SEED))
 
 sanitize: $(VENV)/.test ## build with the address and undefined behaviour sanitizers apart from the rest, run tests and fuzzer
 	FASTLN_SANITIZE=address,undefined $(BIN)/python setup.py -q build

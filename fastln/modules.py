@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -11,6 +13,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastln._core.arguments import as_eps, as_floats, as_sizes
 from fastln.gradients import layer_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward
+
+# Of float64, in the largest array that can be.
+MOST_ELEMENTS = sys.maxsize // 8
 
 Array = NDArray[np.floating[Any]]
 Initializer = float | ArrayLike | Callable[[tuple[int, ...]], ArrayLike]
@@ -189,4 +194,8 @@ def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tupl
         raise TypeError("normalized_shape must be an int or a tuple of ints, got None")
     if not shape or min(shape) < 1:
         raise ValueError(f"normalized_shape must have sizes of at least 1, got {normalized_shape!r}")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(
+            f"normalized_shape must have at most {MOST_ELEMENTS} elements in all, got {normalized_shape!r}"
+        )
     return shape

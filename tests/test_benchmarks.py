@@ -284,7 +284,8 @@ def test_every_array_begins_where_the_cell_says(offset, operation, dtype, shape)
 def test_numpys_own_large_arrays_begin_where_the_standard_says():
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("other C libraries may place them elsewhere")
-    assert np.empty(2**24, np.uint8).ctypes.data % CACHE_LINE == NUMPY_OFFSET
+    # Of more than 32 MiB: up to that size, memory that was given back may be given anew, from any place.
+    assert np.empty(2**26, np.uint8).ctypes.data % CACHE_LINE == NUMPY_OFFSET
 
 
 def test_the_place_of_arrays_does_not_change_what_is_in_them():

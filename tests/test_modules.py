@@ -85,6 +85,12 @@ def test_dtype_in_every_spelling(dtype_like):
     assert fastln.LayerNorm(3, dtype=dtype_like).weight.dtype == np.dtype(dtype_like)
 
 
+@pytest.mark.parametrize("shape", [2**64 + 8, (2**40, 2**40), 2**61], ids=str)
+def test_sizes_that_no_array_can_have_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^normalized_shape must have at most \d+ elements, got "):
+        fastln.LayerNorm(shape)
+
+
 INITS = {
     "int": 2,
     "float": 0.1,

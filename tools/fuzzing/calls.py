@@ -110,13 +110,13 @@ WRONG = {
 }
 
 
-def spoil_call(rng: Rng, operation: Operation, arguments: dict[str, Any], views: dict[str, Array]) -> str:
+def spoil_call(rng: Rng, operation: Operation, shape: Shape, arguments: dict[str, Any], views: dict[str, Array]) -> str:
     """Replaces one of the arguments by a wrong one; its name."""
     names = [*operation.arrays, "num_threads", "normalized_shape", *operation.options]
     name = pick(rng, names)
     if name in operation.arrays:
         view = views.get(name)
-        like = view if view is not None else np.zeros(views["x"].shape[-1:])
+        like = view if view is not None else np.zeros(shape.of(operation.arrays[name]))
         wrong = wrong_arrays(rng, like, name not in operation.optional, name == "x")
     elif name == "out":
         wrong = wrong_outs(rng, views["x"])
@@ -192,7 +192,7 @@ def make_case(seed: int, number: int) -> Case:
         callers=3 if not with_out and chance(rng, 0.05) else 1,
     )
     if chance(rng, 0.2):
-        case.wrong = spoil_call(rng, operation, arguments, places.views)
+        case.wrong = spoil_call(rng, operation, shape, arguments, places.views)
     return case
 
 
