@@ -195,7 +195,5 @@ def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tupl
     if not shape or min(shape) < 1:
         raise ValueError(f"normalized_shape must have sizes of at least 1, got {normalized_shape!r}")
     if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(
-            f"normalized_shape must have at most {MOST_ELEMENTS} elements in all, got {normalized_shape!r}"
-        )
+        raise ValueError(f"normalized_shape must have at most {MOST_ELEMENTS} elements, got {normalized_shape!r}")
     return shape
