@@ -380,7 +380,8 @@ print(*found)
 # Forks: a thread that has led a team, in this library or in another, leaves its child a team without threads.
 
 OTHERS = r"""
-import ctypes, multiprocessing, os, signal, sys, time, warnings
+import ctypes, multiprocessing, os, sys, time, warnings
+from processes import wait_for
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
 gomp, libc = ctypes.CDLL("libgomp.so.1"), ctypes.CDLL(None)
@@ -399,15 +400,7 @@ def in_child(call, seconds=10):
             os._exit(call())
         finally:
             os._exit(99)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "hangs"
+    return wait_for(child, seconds)
 
 
 def large_call():

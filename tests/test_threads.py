@@ -476,10 +476,11 @@ team(lambda: fastln.layer_norm(x))
 # Forks: libgomp's team does not survive one, and waiting for it would hang forever.
 
 FORK = r"""
-import os, signal, sys, time, warnings
+import os, sys, warnings
 import numpy as np
 import fastln
 from internals import set_min_parallel_bytes
+from processes import wait_for
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
 set_min_parallel_bytes(0)
@@ -493,18 +494,6 @@ def gradients():
 
 
 expected_gradients = gradients()
-
-
-def wait_for(child, seconds=10):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "hangs"
 
 
 for number in range(int(sys.argv[1])):

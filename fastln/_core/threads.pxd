@@ -8,9 +8,6 @@ cdef int asked_threads(object num_threads) except -1
 # known to be large enough for threads: a small one need not pay for this.
 cdef int limit_of(int asked) except -1
 
-# Both at once: limit_of(asked_threads(num_threads)).
-cdef int thread_limit(object num_threads) except -1
-
 # Whether the calling thread is in a parallel region of somebody else's.
 cdef bint in_parallel() noexcept nogil
 

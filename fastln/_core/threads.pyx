@@ -65,7 +65,7 @@ def get_num_threads() -> int:
         refuses to start so many. 1 in a build without OpenMP, and in a child process that was forked, not started anew,
         by a thread that had run in parallel with this library or another one on the same OpenMP runtime.
     """
-    return thread_limit(None)
+    return limit_of(0)
 
 
 def set_num_threads(num_threads: int) -> None:
@@ -119,7 +119,7 @@ def threads_reason() -> str:
     """Why get_num_threads() is what it is."""
     if not FLN_OPENMP:
         return "built without OpenMP"
-    limit = thread_limit(None)
+    limit = limit_of(0)
     if _kind == ORPHAN:
         return "forked after a parallel call"
     asked, reason = _asked()
@@ -232,10 +232,6 @@ cdef int limit_of(int asked) except -1:
     runtime = omp_get_max_threads()
     # A limit that somebody else has set in the runtime, for this thread.
     return min(_asked()[0], _most, runtime if runtime != _unlimited else _most)
-
-
-cdef int thread_limit(object num_threads) except -1:
-    return limit_of(asked_threads(num_threads))
 
 
 cdef bint in_parallel() noexcept nogil:

@@ -43,10 +43,6 @@ template <typename T>
 struct ColumnSums {
   T* result;
   double* totals;
-
-  FLN_INLINE ColumnSums from(ptrdiff_t col) const {
-    return {result ? result + col : result, totals ? totals + col : totals};
-  }
 };
 
 // Rows first <= row < last, and where their sums go.
