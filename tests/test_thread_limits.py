@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, output_of
+from helpers import assert_same_bits, output_of, run_python
 
 import fastln
 
@@ -428,7 +428,11 @@ IMPORTED = ["import numpy, fastln", ""]
 
 
 def forked(code, **environment):
-    return output_of(OTHERS + code, timeout=60, OMP_NUM_THREADS=3, OPENBLAS_NUM_THREADS=2, **environment).split()
+    """The words that code prints. What children say as they die is printed, for pytest to show with a failure."""
+    done = run_python(OTHERS + code, timeout=60, OMP_NUM_THREADS=3, OPENBLAS_NUM_THREADS=2, **environment)
+    print(done.stderr)
+    assert done.returncode == 0
+    return done.stdout.split()
 
 
 @linux
