@@ -10,6 +10,7 @@ streams of its distributions it does not), so the checksums hold for any version
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -198,4 +199,5 @@ def store():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=store.__doc__).parse_args()
     store()
