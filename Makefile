@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q
 SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd') setup.py
+# One process for each core; one that has nothing left to do takes tests from the others.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -23,7 +25,7 @@ perf-gate: $(VENV)/.built ## count the instructions of a dozen calls (needs valg
 	$(BIN)/python tools/perf_gate.py
 
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
 	$(BIN)/python tools/fuzz.py --seconds 30 $(if $(SEED),--seed $(SEED))
@@ -34,7 +36,7 @@ sanitize: $(VENV)/.test ## build with the address and undefined behaviour saniti
 
 check: lint $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
 	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace --force
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
 
 lint: $(VENV)/.built $(VENV)/.lint

@@ -102,6 +102,20 @@ def _id_of(value):
     return f"no {' '.join(value)}" if value else "all"
 
 
+def pytest_sessionfinish(session):
+    """Hand the errors over where this process is one of several that share the tests (pytest-xdist)."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["errors"] = list(session.config.stash[ERRORS].items())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take over the errors that one of these processes has found."""
+    errors = node.config.stash[ERRORS]
+    for key, error in getattr(node, "workeroutput", {}).get("errors", ()):
+        errors[tuple(key)] = max(errors.get(tuple(key), 0.0), error)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print the accuracy tables, whatever the verbosity: they are a result, not a log."""
     from bounds import USUAL
