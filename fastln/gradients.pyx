@@ -22,9 +22,12 @@ from fastln._core.arguments cimport (
     usable_small,
 )
 from fastln._core.calls cimport Backward, choose_backward
+from fastln._core.describe import describe
 from fastln._core.drive cimport run_backward
 from fastln._core.effort cimport BACKWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM
+from fastln._core.keywords cimport explain_keywords
+from fastln._core.names import keyword_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
@@ -60,7 +63,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
         Gradient of the loss with respect to y.
     x : array of float32 or float64, shape (..., *normalized_shape)
         The input of the forward pass.
-    mean, rstd : array of floats, shape (..., 1, ..., 1)
+    mean, rstd : array of float32 or float64, shape (..., 1, ..., 1)
         As `layer_norm_forward` returned them: x's leading dimensions, then 1 for each normalized dimension. That mean
         is rounded to x's dtype does not matter: its low part is recovered from x.
     weight : array of floats, shape normalized_shape, optional
@@ -87,7 +90,8 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     TypeError
         If an argument has the wrong type or dtype.
     ValueError
-        If a shape does not fit, out is read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
+        If a shape does not fit, a value of another argument is too large for x's dtype, out is read-only or overlaps
+        itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----
@@ -96,6 +100,9 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     dbias 2 eps' sum(|dy|): the maxima over a row, the sums over any number of rows. For any finite rows,
     docs/accuracy.md proves 45 (float32) or 54 (float64) eps' rstd (max|g| + max|x_hat| rms(g)) for dx, 17 or 19 eps'
     sum(|dy| max|x_hat|) for dweight and 2.1 eps' sum(|dy|) for dbias.
+
+    A call takes up to 96 KiB of stack on each of its threads (forward 16 KiB). Where OMP_STACKSIZE or
+    `threading.stack_size` says how much there is, let it be 256 KiB or more: with less the process may end.
 
     References
     ----------
@@ -167,7 +174,7 @@ cdef object other_gradients(
     weight = as_parameter("weight", weight, x)
     sizes = as_sizes(normalized_shape)
     if out is not None and not mask & WANT_DX:
-        raise ValueError("out must be None where output_mask[0] is False, got an array for dx")
+        raise ValueError(f"out must be None where output_mask[0] is False, got {describe(out)}")
     out = as_out(out)
 
     check_matrix(&m, x, sizes)
@@ -208,13 +215,16 @@ cdef int as_mask(object output_mask) except -1:
     cdef int mask = 0, i
     cdef bint wanted
     if not isinstance(output_mask, (tuple, list)):
-        raise TypeError(f"output_mask must be a tuple of 3 bools, got {output_mask!r}")
+        raise TypeError(f"output_mask must be a tuple of 3 bools, got {describe(output_mask)}")
     if len(output_mask) != 3:
-        raise ValueError(f"output_mask must be a tuple of 3 bools, got {output_mask!r}")
+        raise ValueError(f"output_mask must be a tuple of 3 bools, got {describe(output_mask)}")
     for i in range(3):
         item = output_mask[i]
         if item is not True and item is not False and type(item) is not np.bool_:
-            raise TypeError(f"output_mask must be a tuple of 3 bools, got {output_mask!r}")
+            raise TypeError(f"output_mask must be a tuple of 3 bools, got {describe(output_mask)}")
         wanted = item
         mask |= wanted << i
     return mask
+
+
+explain_keywords(keyword_explainer(layer_norm_backward))

@@ -22,6 +22,8 @@ from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
 from fastln._core.effort cimport FORWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM
+from fastln._core.keywords cimport explain_keywords
+from fastln._core.names import keyword_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
@@ -52,7 +54,8 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
     weight, bias : array of floats, shape normalized_shape, optional
-        Scale and offset per element, converted to x's dtype. Each may be absent on its own.
+        Scale and offset per element, converted to x's dtype: from float16 and ml_dtypes' bfloat16 too. Each may be
+        absent on its own.
     eps : float
         Added to the variance, in squared units of x.
     out : ndarray, optional
@@ -71,8 +74,8 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     TypeError
         If an argument has the wrong type or dtype.
     ValueError
-        If a shape does not fit, eps is negative or not finite, out is read-only or overlaps itself, or
-        num_threads < 1. Nothing has been written then.
+        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for x's dtype,
+        out is read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----
@@ -213,3 +216,6 @@ cdef object other_layer_norm(
         copy_into(out, y)
         y = out
     return (y, mean, rstd) if stats else y
+
+
+explain_keywords(keyword_explainer(layer_norm, layer_norm_forward))

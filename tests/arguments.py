@@ -50,7 +50,9 @@ def not_floats(shape):
         "bytes": lambda: np.full(shape, b"1.0"),
         "structured": lambda: np.zeros(shape, [("a", "f4")]),
         "masked": lambda: np.ma.masked_array(array(*shape), mask=False),
+        "masked, in a list": lambda: [np.ma.masked_array(array(*shape[1:]), mask=False)] * shape[0],
         "__array__ of ints": lambda: WithArray(np.ones(shape, int)),
+        "StringDType": lambda: np.full(shape, "1.0").astype(np.dtypes.StringDType()),
     }
     dtypes = ["int32", "int64", "uint8", "bool", "float16", "complex64", "complex128", "object", "M8[s]", "m8[s]"]
     if np.dtype(np.longdouble) != np.dtype(np.float64):
@@ -102,8 +104,11 @@ BAD_ROWS = {
     "empty": (lambda: array(0, 3, 8), ValueError),
 }
 
+# Parameters may be absent, and are converted from any floats.
+GOOD_PARAMETER = ("None", "float16", "longdouble")
+
 BAD_PARAMETER = {
-    **{what: bad for what, bad in not_floats((8,)).items() if what != "None"},
+    **{what: bad for what, bad in not_floats((8,)).items() if what not in GOOD_PARAMETER},
     **NO_ARRAY,
     "too short": (lambda: array(7), ValueError),
     "too long": (lambda: array(9), ValueError),
@@ -134,6 +139,9 @@ BAD_SHAPE = {
     "word": (lambda: "8", TypeError),
     "tuple of words": (lambda: ("8",), TypeError),
     "tuple of None": (lambda: (None,), TypeError),
+    "tuple of True": (lambda: (True,), TypeError),
+    "weight": (lambda: array(8), TypeError),
+    "weight as a list": (lambda: [1.0] * 8, TypeError),
     "nested tuple": (lambda: ((8,),), TypeError),
     "dict": (lambda: {8: 8}, TypeError),
     "object": (Odd, TypeError),
@@ -168,6 +176,7 @@ BAD_EPS = {
     "float32 nan": (lambda: np.float32("nan"), ValueError),
     "negative int": (lambda: -1, ValueError),
     "too large an int": (lambda: 10**400, ValueError),
+    "an int too large to print": (lambda: 10**5000, ValueError),
     "word": (lambda: "1e-5", TypeError),
     "None": (lambda: None, TypeError),
     "complex": (lambda: 1e-5j, TypeError),

@@ -10,9 +10,12 @@ from fastln._core.usual cimport Matrix
 
 # Objects to arrays and numbers. These raise TypeError and ValueError; none of them writes to an argument.
 
+cpdef object as_array(str name, object value)
 cpdef object as_floats(str name, object value)
+cpdef object as_any_floats(str name, object value)
 cdef object as_floats_like(str name, object value, object x)
 cdef object as_parameter(str name, object value, object x)
+cpdef object converted(str name, object array, int type_num)
 cpdef double as_eps(object eps) except -1
 cpdef tuple as_sizes(object normalized_shape)
 cdef object as_out(object out)

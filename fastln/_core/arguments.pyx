@@ -11,12 +11,15 @@ import operator
 
 import numpy as np
 cimport numpy as cnp
+from cpython.float cimport PyFloat_CheckExact
 from cpython.object cimport PyObject_TypeCheck, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.string cimport memcpy
 
+from fastln._core.describe import cut, describe, describe_array
 from fastln._core.isa cimport fln_element
 from fastln._core.usual cimport (
+    MOST_DIMENSIONS,
     Matrix,
     data_of,
     element_of,
@@ -36,9 +39,13 @@ cdef extern from "numpy/arrayobject.h":
         NPY_ARRAY_ENSUREARRAY
         NPY_ARRAY_ENSURECOPY
         NPY_ARRAY_FORCECAST
+        NPY_USERDEF
     object PyArray_FromArray(cnp.ndarray a, cnp.dtype dtype, int requirements)  # takes a reference to dtype
 
 cnp.import_array()
+
+# Of what another library says of its own object: its advice should be among it.
+cdef int MOST_OF_AN_ERROR = 160
 
 
 # Objects to arrays and numbers
@@ -50,44 +57,114 @@ cpdef object as_floats(str name, object value):
     What is an ndarray already, perhaps of a subclass, stays what it is: a view would know too little of it if it was
     given another size before it is read.
     """
-    array = value if cnp.PyArray_Check(value) else _as_array(name, value)
-    if PyObject_TypeCheck(array, <PyTypeObject*> np.ma.MaskedArray):
-        raise TypeError(f"{name} must be an array without a mask, got {type(value).__name__}")
+    array = as_array(name, value)
     if not is_float(array):
-        got = type(value).__name__ if type_of(array) == cnp.NPY_OBJECT else dtype_of(array)
-        raise TypeError(f"{name} must be an array of float32 or float64, got {got}")
+        raise TypeError(f"{name} must be an array of float32 or float64, got {described(value, array)}")
     return array
+
+
+cpdef object as_any_floats(str name, object value):
+    """The same of what will be converted anyway: longer and shorter floats too, bfloat16 among them."""
+    if not cnp.PyArray_Check(value) and str(getattr(value, "dtype", None)) == "torch.bfloat16":
+        value = value.float()  # PyTorch makes no NumPy array of the other
+    array = as_array(name, value)
+    if not is_any_float(array):
+        raise TypeError(f"{name} must be an array of floats, got {described(value, array)}")
+    return array
+
+
+cpdef object as_array(str name, object value):
+    """An ndarray over `value`'s data, of any type; refused if it is not in memory, or has a mask that would be lost."""
+    unfit = unfit_item(value, 0)
+    if unfit is None:
+        return value if cnp.PyArray_Check(value) else _as_array(name, value)
+    inside = "" if unfit is value else f"{type(value).__name__} with "
+    if is_masked(unfit):
+        raise TypeError(f"{name} must be an array without a mask, got {inside}{describe(unfit)}")
+    raise TypeError(
+        f"{name} must be an array in memory, got {inside}dask's {describe(unfit)}: {name}.compute() loads it; "
+        "x.map_blocks(fastln.layer_norm, dtype=x.dtype) normalizes blocks of whole rows where they are"
+    )
 
 
 cdef object _as_array(str name, object value):
     try:
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array, got {type(value).__name__} ({error})") from None
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        reason = f"{describe(value)} ({cut(str(error), MOST_OF_AN_ERROR)})"
+        if type(error) is ValueError and isinstance(value, (tuple, list)):
+            raise ValueError(f"{name} must be a rectangular array, got {reason}") from None
+        raise TypeError(f"{name} must be what NumPy can make an array of, got {reason}") from None
+
+
+cdef object unfit_item(object value, int depth):
+    """The value or what is nested in it, if NumPy would drop its mask or load it, however large; or else None."""
+    if PyFloat_CheckExact(value):
+        return None
+    if is_masked(value) or is_lazy(value):
+        return value
+    if isinstance(value, (tuple, list)) and depth < MOST_DIMENSIONS:
+        for item in value:
+            unfit = unfit_item(item, depth + 1)
+            if unfit is not None:
+                return unfit
+    return None
+
+
+cdef bint is_masked(object value):
+    return PyObject_TypeCheck(value, <PyTypeObject*> np.ma.MaskedArray)
+
+
+cdef bint is_lazy(object value):
+    """Whether it is a collection of dask, or wraps one as xarray's do."""
+    graph = None if cnp.PyArray_Check(value) else getattr(type(value), "__dask_graph__", None)
+    return graph is not None and graph(value) is not None
+
+
+cdef str described(object value, object array):
+    """`value`, of which this array was made."""
+    if value is array or ndim_of(array) == 0:
+        return describe(value)
+    return describe_array(value, dtype_of(array), shape_tuple(shape_of(array), ndim_of(array)))
 
 
 cdef object as_floats_like(str name, object value, object x):
-    """The same in x's type."""
-    array = as_floats(name, value)
-    return array if float_type(array) == float_type(x) else copied(array, float_type(x))
+    """as_floats in x's type."""
+    return converted(name, as_floats(name, value), float_type(x))
 
 
 cdef object as_parameter(str name, object value, object x):
-    """The same of weight or bias, which may be absent."""
-    return None if value is None else as_floats_like(name, value, x)
+    """weight or bias, which may be absent, in x's type."""
+    return None if value is None else converted(name, as_any_floats(name, value), float_type(x))
+
+
+cpdef object converted(str name, object array, int type_num):
+    """The array itself if it has this type, or else its values, rounded. One that is too large would become Inf."""
+    if float_type(array) == type_num:
+        return array
+    try:
+        with np.errstate(all="ignore", over="raise"):
+            return copied(array, type_num)
+    except FloatingPointError:
+        values = copied(array, type_of(array))
+        finite = values[np.isfinite(values)]
+        raise ValueError(
+            f"{name} must be of values that {cnp.PyArray_DescrFromType(type_num)} can hold, "
+            f"got {finite[np.abs(finite).argmax()]}"
+        ) from None
 
 
 cpdef double as_eps(object eps) except -1:
     """eps as a number, if it is one and will do."""
     cdef double value
     if isinstance(eps, np.ndarray) or isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
-        raise TypeError(f"eps must be a real number >= 0, got {eps!r}")
+        raise TypeError(f"eps must be a real number >= 0, got {describe(eps)}")
     try:
         value = float(eps)
     except OverflowError:
         value = math.inf
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"eps must be finite and >= 0, got {eps!r}")
+        raise ValueError(f"eps must be finite and >= 0, got {describe(eps)}")
     return value
 
 
@@ -95,22 +172,25 @@ cpdef tuple as_sizes(object normalized_shape):
     """The sizes that it names, as ints without any code of their own; None stays None."""
     if normalized_shape is None:
         return None
-    if isinstance(normalized_shape, bool):
-        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {normalized_shape!r}")
     many = isinstance(normalized_shape, (tuple, list))
+    sizes = tuple(normalized_shape) if many else (normalized_shape,)
     try:
-        indices = [operator.index(size) for size in (normalized_shape if many else (normalized_shape,))]
+        if any([isinstance(size, bool) for size in sizes]):
+            raise TypeError
+        return tuple([int.__index__(operator.index(size)) for size in sizes])
     except TypeError:
-        raise TypeError(f"normalized_shape must be an int or a tuple of ints, got {normalized_shape!r}") from None
-    return tuple([int.__index__(index) for index in indices])
+        forgotten = ": weight and bias come after it" if hasattr(type(normalized_shape), "__array__") else ""
+        raise TypeError(
+            f"normalized_shape must be an int or a tuple of ints, got {describe(normalized_shape)}{forgotten}"
+        ) from None
 
 
 cdef object as_out(object out):
     """`out`, if it is an ndarray or None."""
     if out is None:
         return None
-    if not cnp.PyArray_Check(out) or PyObject_TypeCheck(out, <PyTypeObject*> np.ma.MaskedArray):
-        raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+    if not cnp.PyArray_Check(out) or is_masked(out):
+        raise TypeError(f"out must be an ndarray, got {describe(out)}")
     return out
 
 
@@ -134,6 +214,14 @@ cdef bint is_float(object a) noexcept:
     return element_of(float_type(a), &element)
 
 
+cdef bint is_any_float(object a):
+    """bfloat16 is known by its name: that of ml_dtypes, which is not imported for it."""
+    cdef int type_num = type_of(a)
+    if type_num in (cnp.NPY_FLOAT16, cnp.NPY_FLOAT32, cnp.NPY_FLOAT64, cnp.NPY_LONGDOUBLE):
+        return True
+    return type_num >= NPY_USERDEF and dtype_of(a).name == "bfloat16"
+
+
 cdef tuple shape_tuple(const cnp.npy_intp* shape, int ndim):
     return tuple([shape[i] for i in range(ndim)])
 
@@ -155,8 +243,10 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
     if not sizes:
         raise ValueError("normalized_shape must have at least 1 dimension, got ()")
     if sizes != shape[max(ndim - len(sizes), 0):]:
+        advice = ": sizes are meant, not axes" if all([-ndim <= size < ndim for size in sizes]) else ""
         raise ValueError(
-            f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, got {sizes}"
+            f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, "
+            f"got {describe(sizes)}{advice}"
         )
     if 0 in sizes:
         raise ValueError(f"normalized_shape must have no dimension of size 0, got {sizes}")
@@ -195,7 +285,7 @@ cdef int check_out(object out, const Matrix* m) except -1:
     if out is None:
         return 0
     if float_type(out) != m.type_num:
-        raise TypeError(f"out must have dtype {cnp.PyArray_DescrFromType(m.type_num)}, got {dtype_of(out)}")
+        raise TypeError(f"out must have dtype {cnp.PyArray_DescrFromType(m.type_num)}, got {describe(dtype_of(out))}")
     shape = shape_tuple(shape_of(out), ndim_of(out))
     if not has_shape(out, m.ndim, m.shape):
         raise ValueError(f"out must have shape {shape_tuple(m.shape, m.ndim)}, got {shape}")

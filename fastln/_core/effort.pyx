@@ -8,6 +8,7 @@ told. It is held for some 50 ns, by calls of 256 KiB and more. So nobody waits f
 
 import os
 
+from fastln._core.describe import describe
 from fastln._core.stores cimport goes_past, tell
 from fastln._core.threads cimport in_parallel, team_of
 from fastln._core.waking cimport Waking
@@ -227,7 +228,7 @@ def _bytes_from_environment(name):
     if not value:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise ImportError(f"{name} must be a number of bytes, got {value!r}")
+        raise ImportError(f"{name} must be a number of bytes below 10**18, got {describe(value)}")
     return min(int(value), 1 << 56)
 
 

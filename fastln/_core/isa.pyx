@@ -2,6 +2,8 @@
 
 import os
 
+from fastln._core.describe import describe
+
 cdef extern from "fastln.h" nogil:
     const fln_kernels* const* fln_compiled
     int fln_cpu_supports(const char* isa)
@@ -66,7 +68,7 @@ def set_isa(name: str) -> None:
         If it is unknown, not compiled in, or not supported by this CPU.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {type(name).__name__}")
+        raise TypeError(f"name must be a string, got {describe(name)}")
     _choose(name, "name", "set_isa")
 
 
@@ -88,7 +90,7 @@ cdef int _choose(str name, str argument, str reason) except -1:
     global active, _reason
     available = available_isas()
     if name not in available:
-        raise ValueError(f"{argument} must be one of {', '.join(available)}, got {name!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(available)}, got {describe(name)}")
     active = fln_compiled[compiled_isas().index(name)]
     _reason = reason
     return 0

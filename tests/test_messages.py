@@ -1,0 +1,514 @@
+"""What errors say: the argument's name, what it must be, what was given in a few words, and what to do instead."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from arguments import array, assert_refused, call_with, good_call
+from helpers import assert_all_same_bits, run_python
+from layouts import WithArray
+from operations import OPERATIONS, Kind
+
+import fastln
+from fastln._core.describe import describe
+from fastln._core.names import ELSEWHERE
+
+LONGEST = 400
+
+
+def message_of(call, *arguments, **keywords):
+    """What the error says, which is one line of a readable length."""
+    with pytest.raises((TypeError, ValueError, KeyError)) as caught:
+        call(*arguments, **keywords)
+    error = caught.value
+    assert type(error) in (TypeError, ValueError, KeyError)
+    # Nobody else's traceback: neither a cause, nor one that is shown.
+    assert error.__cause__ is None
+    assert error.__context__ is None or error.__suppress_context__
+    text = error.args[0]
+    assert "\n" not in text
+    assert len(text) < LONGEST
+    return text
+
+
+# Values in a few words
+
+
+class Loud:
+    """Has a repr that must not be asked for, as it may be long, or somebody's secret."""
+
+    def __repr__(self):
+        raise AssertionError("the repr was asked for")
+
+
+class Tensorlike:
+    """Says what dtype and shape it has."""
+
+    dtype, shape = "float8", [2, 3]
+
+
+class Sulking(Loud):
+    """Does not say what shape it has."""
+
+    dtype = "float8"
+
+    @property
+    def shape(self):
+        raise RuntimeError("not now")
+
+
+DESCRIBED = {
+    "array": (np.zeros((2, 3), np.float32), "array of float32, shape (2, 3)"),
+    "subclass": (np.ma.zeros(3), "MaskedArray of float64, shape (3,)"),
+    "0-d array": (np.array(1.0), "array of float64, shape ()"),
+    "array of objects": (np.array([Loud()], object), "array of object, shape (1,)"),
+    "NumPy scalar": (np.float32(0.5), "np.float32(0.5)"),
+    "tensor": (Tensorlike(), "Tensorlike of float8, shape (2, 3)"),
+    "object that raises": (Sulking(), "Sulking"),
+    "object": (Loud(), "Loud"),
+    "None": (None, "None"),
+    "bool": (True, "True"),
+    "float": (0.1, "0.1"),
+    "fraction": (Fraction(1, 3), "Fraction(1, 3)"),
+    "string": ("a\nb", r"'a\nb'"),
+    "long string": ("a" * 10**6, f"'{'a' * 56}... of length 1000000"),
+    "long bytes": (b"a" * 100, f"b'{'a' * 55}... of length 100"),
+    "long int": (10**100, "1" + "0" * 56 + "..."),
+    "int too long to print": (10**5000, "int"),
+    "type": (np.float16, "float16"),
+    "dtype": (np.dtype("M8[s]"), "datetime64[s]"),
+    "tuple": ((1, 2.5), "(1, 2.5)"),
+    "tuple of one": ((8.0,), "(8.0,)"),
+    "empty list": ([], "[]"),
+    "long list": ([0.0] * 10**5, "list of length 100000"),
+    "arrays in a list": ([np.zeros(9), Loud()], "[array of float64, shape (9,), Loud]"),
+    "nested lists": ([[[[1.0]]]], "[[list of length 1]]"),
+    "dict": ({"a": np.zeros(9)}, "dict"),
+}
+
+
+@pytest.mark.parametrize("what", DESCRIBED)
+def test_a_value_in_a_few_words(what):
+    value, words = DESCRIBED[what]
+    assert describe(value) == words
+
+
+def test_a_list_that_holds_itself():
+    endless = []
+    endless += [endless, endless]
+    assert describe(endless) == "[[list of length 2, list of length 2], [list of length 2, list of length 2]]"
+
+
+BULKY = {
+    "array": lambda: np.full((50, 60), 0.123456789),
+    "array of objects": lambda: np.array([Loud()] * 1000, object),
+    "list": lambda: [0.123456789] * 1000,
+    "nested list": lambda: [[0.123456789] * 1000] * 3,
+    "list of arrays": lambda: [np.full(1000, 0.123456789)] * 3,
+    "ragged list": lambda: [[0.123456789] * 1000, [0.5]],
+    "string": lambda: "0.123456789" * 1000,
+    "bytes": lambda: b"0.123456789" * 1000,
+    "dict": lambda: {"0.123456789" * 1000: 1},
+    "int": lambda: 123456789**1000,
+    "object": Loud,
+    "dtype": lambda: np.zeros(3, [(f"field{i}", "f4") for i in range(100)]),
+}
+LONG = [
+    (operation, name, what)
+    for operation in OPERATIONS.values()
+    for name in good_call(operation)
+    for what in BULKY
+    if (name, what) != ("num_threads", "int")  # which is as many as can be
+]
+
+
+@pytest.mark.parametrize(("operation", "name", "what"), LONG, ids=str)
+def test_no_message_prints_what_is_long(operation, name, what):
+    call = call_with(operation, name, BULKY[what]())
+    text = message_of(getattr(fastln, operation.name), **call)
+    assert re.match(rf"{name} must .+, got ", text) or name == "x"
+    assert text.count("123456789") < 8
+
+
+@pytest.mark.parametrize("what", BULKY)
+@pytest.mark.parametrize("name", list(inspect.signature(fastln.LayerNorm).parameters))
+def test_no_message_of_a_construction_prints_what_is_long(name, what):
+    text = message_of(fastln.LayerNorm, **{"normalized_shape": 8, name: BULKY[what]()})
+    assert text.startswith(f"{name} must ")
+    assert text.count("123456789") < 8
+
+
+@pytest.mark.parametrize("what", [what for what in BULKY if what != "int"])
+@pytest.mark.parametrize("call", [fastln.set_num_threads, fastln.threads, fastln.set_isa])
+def test_no_message_of_a_setting_prints_what_is_long(call, what):
+    text = message_of(call, BULKY[what]())
+    assert re.match(r"(num_threads|name) must .+, got ", text)
+
+
+# Mistakes that are often made
+
+
+def test_a_forgotten_shape():
+    x, weight, bias = array(4, 768), array(768), array(768)
+    text = message_of(fastln.layer_norm, x, weight, bias)
+    assert text == (
+        "normalized_shape must be an int or a tuple of ints, got array of float32, shape (768,): "
+        "weight and bias come after it"
+    )
+
+
+@pytest.mark.parametrize("shape", [-1, (-1,), [-2, -1], 1, (0, 1)], ids=str)
+def test_an_axis_for_a_size(operation, shape):
+    text = message_of(operation, **{**good_call(operation), "normalized_shape": shape})
+    assert text.endswith(": sizes are meant, not axes")
+
+
+def test_a_wrong_size_is_not_taken_for_an_axis(operation):
+    text = message_of(operation, **{**good_call(operation), "normalized_shape": 7})
+    assert text == "normalized_shape must equal the trailing dimensions of x, whose shape is (2, 3, 8), got (7,)"
+
+
+def test_an_axis_for_the_size_of_an_object():
+    assert message_of(fastln.LayerNorm, -1) == "normalized_shape must have sizes of at least 1 (no axes), got -1"
+    for shape in (True, (True, 8), [False]):
+        assert message_of(fastln.LayerNorm, shape).startswith(
+            "normalized_shape must be an int or a tuple of ints, got "
+        )
+
+
+def test_an_array_as_the_bias_of_an_object():
+    text = message_of(fastln.LayerNorm, 8, bias=array(8))
+    assert text == "bias must be True or False, got array of float32, shape (8,): bias_init gives its values"
+
+
+# Keywords
+
+KEYWORDS = {
+    "axis": "normalized_shape",
+    "dim": "normalized_shape",
+    "normalized_dim": "normalized_shape",
+    "begin_norm_axis": "normalized_shape",
+    "epsilon": "eps",
+    "Epsilon": "eps",
+    "variance_epsilon": "eps",
+    "gamma": "weight",
+    "scale": "weight",
+    "Scale": "weight",
+    "wieght": "weight",
+    "beta": "bias",
+    "B": "bias",
+    "input": "x",
+    "X": "x",
+    "n_jobs": "num_threads",
+    "numthreads": "num_threads",
+    "normalised_shape": "normalized_shape",
+    "grad_output": "dy",
+    "invstd": "rstd",
+    "ouput_mask": "output_mask",
+}
+
+
+@pytest.mark.parametrize("keyword", KEYWORDS)
+@pytest.mark.parametrize("function", ["layer_norm", "layer_norm_forward", "layer_norm_backward", "LayerNorm"])
+def test_keywords_of_elsewhere_point_to_the_name_here(function, keyword):
+    call = getattr(fastln, function)
+    names = list(inspect.signature(call).parameters)
+    required = [array(2, 8)] * sum(p.default is p.empty for p in inspect.signature(call).parameters.values())
+    for arguments in (required, []):  # what is missing elsewhere does not matter
+        text = message_of(call, *arguments, **{keyword: 1})
+        assert text.startswith(f"keywords must be among {', '.join(names)}, got {keyword}")
+        advice = f": the name here is {KEYWORDS[keyword]}"
+        assert (advice in text) == (KEYWORDS[keyword] in names)
+    if keyword == "axis" and function != "LayerNorm":
+        assert text.endswith(", sizes of the trailing dimensions and not axes: x.shape[axis:]")
+
+
+def test_a_keyword_that_nobody_knows():
+    text = message_of(fastln.layer_norm, array(2, 8), zzz=1)
+    assert text == "keywords must be among x, normalized_shape, weight, bias, eps, out, num_threads, got zzz"
+    assert message_of(fastln.layer_norm, array(2, 8), **{"z" * 1000: 1}).endswith(f"got {'z' * 57}...")
+
+
+def test_every_name_elsewhere_means_one_thing():
+    elsewhere = [name for names in ELSEWHERE.values() for name in names]
+    assert len(elsewhere) == len(set(elsewhere))
+    public = {*inspect.signature(fastln.LayerNorm).parameters}
+    for function in ("layer_norm", "layer_norm_backward"):
+        public |= {*inspect.signature(getattr(fastln, function)).parameters}
+    assert set(ELSEWHERE) <= public
+
+
+def test_other_wrong_calls_keep_pythons_words():
+    for call in (
+        lambda: fastln.layer_norm(),
+        lambda: fastln.layer_norm(*[array(2, 8)] * 9),
+        lambda: fastln.layer_norm(array(2, 8), x=array(2, 8)),
+        lambda: fastln.LayerNorm(),
+    ):
+        with pytest.raises(TypeError, match=r"\(\)"):
+            call()
+
+
+def test_signatures_show_no_other_keywords(operation):
+    kinds = {p.kind for p in inspect.signature(getattr(fastln, operation.name)).parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+
+
+# Arrays of other libraries, and kinds of arrays that NumPy would read otherwise
+
+
+class Dask:
+    """Stands for a collection of dask, which may be larger than memory."""
+
+    dtype, shape = np.dtype("f4"), (10**6, 10**6)
+
+    def __dask_graph__(self):
+        return {}
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("it was loaded")
+
+
+class Wrapper(Dask):
+    """Stands for a DataArray of xarray: with a graph if it wraps a collection of dask."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def __dask_graph__(self):
+        return self.graph
+
+    def __array__(self, dtype=None, copy=None):
+        return array(2, 3, 8)
+
+
+@pytest.mark.parametrize("make", [Dask, lambda: [Dask()], lambda: Wrapper({})], ids=["dask", "in a list", "wrapped"])
+def test_what_is_not_in_memory_is_not_loaded(operation, argument, make):
+    call = call_with(operation, argument, make())
+    text = message_of(getattr(fastln, operation.name), **call)
+    assert text.startswith(f"{argument} must be an array in memory, got ")
+    assert f"of float32, shape (1000000, 1000000): {argument}.compute() loads it" in text
+    assert "x.map_blocks(fastln.layer_norm, dtype=x.dtype)" in text
+    assert_refused(operation, call, argument, TypeError)
+
+
+def test_a_wrapper_of_an_array_in_memory_is_taken():
+    fastln.layer_norm(Wrapper(None))
+
+
+def test_an_array_of_dask():
+    dask_array = pytest.importorskip("dask.array")
+    x = dask_array.from_array(array(6, 8), chunks=(2, 8))
+    assert "x.map_blocks(" in message_of(fastln.layer_norm, x)
+    np.testing.assert_array_equal(
+        x.map_blocks(fastln.layer_norm, dtype=x.dtype).compute(), fastln.layer_norm(array(6, 8))
+    )
+
+
+@pytest.mark.parametrize("nest", [lambda a: [a, a], lambda a: ([a], [a]), lambda a: [[a.data[0], a[1]]]], ids="123")
+def test_a_masked_array_in_a_list_is_refused(nest):
+    masked = np.ma.masked_array(np.ones((2, 4)), mask=np.eye(2, 4))
+    assert re.match(
+        r"x must be an array without a mask, got (list|tuple) with MaskedArray of float64, shape ",
+        message_of(fastln.layer_norm, nest(masked)),
+    )
+    assert message_of(fastln.layer_norm, [[1.0, np.ma.masked]]).startswith("x must be an array without a mask, got ")
+
+
+def test_arrays_of_objects_and_strings(operation, argument):
+    shape = good_call(operation)[argument].shape
+    for dtype in (object, np.dtypes.StringDType(), "U3", "S3"):
+        values = np.full(shape, "1.5").astype(dtype)
+        text = message_of(operation, **call_with(operation, argument, values))
+        assert text.endswith(f"got array of {values.dtype}, shape {shape}")
+
+
+def test_a_frame_with_a_column_that_is_no_float(operation, argument):
+    pandas = pytest.importorskip("pandas")
+    frames = {
+        "string": pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}),
+        "nullable": pandas.DataFrame({"a": [1.0, 2.0], "b": pandas.array([1.0, None], dtype="Float64")}),
+        "categories": pandas.Series(["a", "b"], dtype="category"),
+    }
+    for frame in frames.values():
+        text = message_of(operation, **call_with(operation, argument, frame))
+        assert re.match(rf"{argument} must .+, got (DataFrame|Series)", text)
+
+
+class Failing:
+    """Raises another library's error when NumPy asks for an array."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, NotImplementedError, ValueError, AttributeError])
+def test_errors_of_a_conversion_name_the_argument(operation, argument, error):
+    text = message_of(operation, **call_with(operation, argument, Failing(error("Use\ndetach()"))))
+    assert text == f"{argument} must be what NumPy can make an array of, got Failing (Use)"
+    assert_refused(operation, call_with(operation, argument, Failing(error("it is elsewhere"))), argument, TypeError)
+
+
+def test_a_tensor_that_requires_a_gradient(operation, argument, torch):
+    tensor = torch.from_numpy(good_call(operation)[argument]).requires_grad_()
+    text = message_of(operation, **call_with(operation, argument, tensor))
+    assert text.startswith(f"{argument} must be what NumPy can make an array of, got Tensor of torch.float32, shape ")
+    assert "tensor.detach().numpy()" in text
+    state = {"weight": tensor, "bias": tensor}
+    assert "weight must be" in message_of(fastln.LayerNorm(8).load_state_dict, state)
+
+
+# Parameters of other floats
+
+
+def parameters(operation):
+    """Names of its parameters."""
+    return [name for name, kind in operation.arguments.items() if kind is Kind.COLS]
+
+
+def assert_parameters_are_converted(operation, convert):
+    """A call with the parameters in another form is the call with what NumPy makes of that."""
+    for dtype in ("float32", "float64"):
+        arguments = operation.make("normal", 4, 24, dtype)
+        other = {name: convert(arguments[name]) for name in parameters(operation)}
+        expected = {name: np.asarray(value.astype(dtype)) for name, value in other.items() if hasattr(value, "astype")}
+        assert_all_same_bits(operation(**arguments | other), operation(**arguments | expected))
+
+
+@pytest.mark.parametrize("float_dtype", ["f2", ">f2", "f4", "f8", ">f8", "longdouble"])
+def test_parameters_of_all_floats_are_converted(operation, float_dtype):
+    assert_parameters_are_converted(operation, lambda a: a.astype(float_dtype))
+
+
+def test_parameters_of_bfloat16_are_converted(operation):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    assert_parameters_are_converted(operation, lambda a: a.astype(bfloat16))
+    weight = np.arange(8).astype(bfloat16)
+    norm = fastln.LayerNorm(8, weight_init=weight)
+    norm.load_state_dict({"weight": weight, "bias": weight})
+    norm.bias = weight
+    for parameter in (norm.weight, norm.bias):
+        assert parameter.dtype == np.float32
+        assert parameter.tolist() == list(range(8))
+
+
+def test_other_arguments_of_bfloat16_are_refused(operation, argument):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    if argument in parameters(operation):
+        pytest.skip("is converted")
+    value = good_call(operation)[argument].astype(bfloat16)
+    text = message_of(operation, **call_with(operation, argument, value))
+    assert text == f"{argument} must be an array of float32 or float64, got array of bfloat16, shape {value.shape}"
+
+
+def test_a_checkpoint_in_bfloat16(tmp_path, torch):
+    pytest.importorskip("ml_dtypes")  # whose import makes bfloat16 known to NumPy, as the loader needs it
+    numpy_loader = pytest.importorskip("safetensors.numpy")
+    saver = pytest.importorskip("safetensors.torch")
+    tensors = {name: torch.linspace(-1, 1, 8).to(torch.bfloat16) for name in ("norm.weight", "norm.bias")}
+    saver.save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
+    expected = tensors["norm.weight"].float().numpy()
+    for state in (numpy_loader.load_file(tmp_path / "a.safetensors"), tensors):
+        norm = fastln.LayerNorm(8)
+        norm.load_state_dict(state, "norm.")
+        np.testing.assert_array_equal(norm.weight, expected)
+        np.testing.assert_array_equal(norm.bias, expected)
+
+
+def test_tensors_of_half_precision_as_parameters(operation, torch):
+    for dtype in (torch.float16, torch.bfloat16):
+        arguments = operation.make("normal", 4, 24, np.float32)
+        given = {name: torch.from_numpy(arguments[name]).to(dtype) for name in parameters(operation)}
+        expected = {name: tensor.float().numpy() for name, tensor in given.items()}
+        assert_all_same_bits(operation(**arguments | given), operation(**arguments | expected))
+
+
+# Values that the type of x cannot hold
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 3.5e38])
+@pytest.mark.parametrize("state", ["warn", "raise", "ignore"])
+def test_values_too_large_for_the_type_of_x_are_refused(operation, argument, value, state):
+    if argument == "x":
+        pytest.skip("decides the type")
+    large = good_call(operation)[argument].astype(np.float64)
+    large.flat[-1] = value
+    with np.errstate(all=state), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call = call_with(operation, argument, large)
+        assert_refused(operation, call, argument, ValueError)
+        assert message_of(operation, **call) == f"{argument} must be of values that float32 can hold, got {value}"
+
+
+@pytest.mark.parametrize("state", ["warn", "raise"])
+def test_infinite_nan_and_tiny_values_are_converted(operation, state):
+    arguments = operation.make("normal", 4, 8, np.float32)
+    special = np.array([np.inf, -np.inf, np.nan, 1e-300, -1e-300, 0, 1, 1e-40])
+    given = dict.fromkeys(parameters(operation), special)
+    with np.errstate(all="ignore"):
+        expected = {name: special.astype(np.float32) for name in given}
+    with np.errstate(all=state), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_all_same_bits(operation(**arguments | given), operation(**arguments | expected))
+
+
+def test_too_large_parameters_of_an_object():
+    norm = fastln.LayerNorm(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert message_of(setattr, norm, "weight", [1e300, 1]).endswith("of values that float32 can hold, got 1e+300")
+        assert message_of(fastln.LayerNorm, 2, bias_init=-1e300).startswith("bias_init must be of values that float32")
+        state = {"weight": np.ones(2), "bias": np.array([0, 1e39])}
+        assert message_of(norm.load_state_dict, state) == "bias must be of values that float32 can hold, got 1e+39"
+    assert norm.weight.tolist() == [1, 1]
+
+
+# The environment
+
+BAD_ENVIRONMENT = {
+    "FASTLN_MIN_PARALLEL_BYTES": ["9223372036854775808", "-1", "1e6", "256K", "many", " 5", "٣", "9" * 5000],
+    "FASTLN_STREAM_BYTES": ["9223372036854775808", "-1", "0x10", "32M", "1" * 100],
+    "FASTLN_ISA": ["avx3", "AVX2", " avx2", "neon,avx2", "a" * 5000],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in BAD_ENVIRONMENT for value in BAD_ENVIRONMENT[name]]
+)
+def test_bad_values_in_the_environment_are_named(name, value):
+    done = run_python("import fastln", **{name: value})
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(rf"ImportError: {name} must be .+, got '", last)
+    assert value[:40] in last
+    assert len(last) < LONGEST
+
+
+# Objects that stand for something else
+
+
+def test_what_backward_needs_is_named():
+    norm = fastln.LayerNorm(8)
+    x = array(4, 8)
+    _, saved = norm.forward(x)
+    for wrong in (5, None, x, x[:3], [x, x, x], saved[:2], "abc"):
+        assert message_of(norm.backward, x, wrong).startswith("saved must be what forward returned with y, got ")
+
+
+def test_what_is_masked_off_takes_no_out():
+    arguments = OPERATIONS["layer_norm_backward"].make("normal", 4, 8, np.float32)
+    text = message_of(fastln.layer_norm_backward, **arguments, output_mask=(False, True, True), out=arguments["x"])
+    assert text == "out must be None where output_mask[0] is False, got array of float32, shape (4, 8)"
+
+
+def test_lists_are_described_by_what_they_make():
+    assert message_of(fastln.layer_norm, [[1, 2, 3]] * 5).endswith("got list of int64, shape (5, 3)")
+    assert message_of(fastln.layer_norm, WithArray(np.ones(3, "c8"))).endswith("got WithArray of complex64, shape (3,)")
