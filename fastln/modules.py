@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import GenericAlias
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastln._core.arguments import as_eps, as_floats, as_sizes
+from fastln._core.arguments import as_any_floats, as_array, as_eps, as_floats, as_sizes, converted
+from fastln._core.describe import cut, describe
+from fastln._core.names import explain_keys, explains_keywords
 from fastln.gradients import layer_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward
 
@@ -59,7 +62,8 @@ class LayerNorm:
     Attributes
     ----------
     weight, bias : ndarray or None
-        Of normalized_shape. They are yours to change, in place or by assignment.
+        Of normalized_shape. They are yours to change, in place or by assignment: an array of this object's dtype that
+        is writable and C-contiguous is kept and not copied, and any other value that `layer_norm` takes is converted.
     normalized_shape : tuple of int
     eps : float
     elementwise_affine : bool
@@ -74,9 +78,10 @@ class LayerNorm:
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
 
-    weight: Array | None
-    bias: Array | None
+    # Types may say which parameters there are: see the stub.
+    __class_getitem__: Any = classmethod(GenericAlias)
 
+    @explains_keywords
     def __init__(
         self,
         normalized_shape: SupportsIndex | Sequence[SupportsIndex],
@@ -90,58 +95,134 @@ class LayerNorm:
     ) -> None:
         self.normalized_shape = _as_shape(normalized_shape)
         self.eps = eps
-        self.elementwise_affine = bool(elementwise_affine)
         as_eps(eps)
-        dtype = _as_float_dtype(dtype)
-        affine = self.elementwise_affine
-        self.weight = self._initial("weight_init", weight_init, dtype) if affine else None
-        self.bias = self._initial("bias_init", bias_init, dtype) if affine and bias else None
+        self.elementwise_affine = affine = _as_bool("elementwise_affine", elementwise_affine)
+        has_bias = _as_bool("bias", bias)
+        self._dtype = _as_float_dtype(dtype)
+        self._weight = self._initial("weight_init", weight_init) if affine else None
+        self._bias = self._initial("bias_init", bias_init) if affine and has_bias else None
 
-    def _initial(self, name: str, initializer: Initializer, dtype: np.dtype[Any]) -> Array:
-        value = np.asarray(initializer(self.normalized_shape) if callable(initializer) else initializer)
-        if value.dtype.kind not in "fiu":
-            raise TypeError(f"{name} must be a number, an array or a callable that gives one, got {value.dtype}")
-        if value.shape not in ((), self.normalized_shape):
-            raise ValueError(f"{name} must have shape {self.normalized_shape}, got {value.shape}")
-        return np.full(self.normalized_shape, value, dtype)
+    def _initial(self, name: str, initializer: Initializer) -> Array:
+        value = initializer(self.normalized_shape) if callable(initializer) else initializer
+        array = as_array(name, value)
+        if array.dtype.kind not in "iu":
+            try:
+                array = as_any_floats(name, value)
+            except TypeError:
+                raise TypeError(
+                    f"{name} must be a number, an array or a callable that gives one, got {describe(value)}"
+                ) from None
+        if array.shape not in ((), self.normalized_shape):
+            raise ValueError(f"{name} must have shape {self.normalized_shape}, got {array.shape}")
+        return np.full(self.normalized_shape, converted(name, array, self._dtype.num), self._dtype)
 
-    def __call__(self, x: ArrayLike, out: Array | None = None) -> Array:
+    @property
+    def weight(self) -> Array | None:
+        """What the normalized row is multiplied by."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: ArrayLike | None) -> None:
+        self._weight = None if value is None else self._as_parameter("weight", value)
+
+    @property
+    def bias(self) -> Array | None:
+        """What is added to it then."""
+        return self._bias
+
+    @bias.setter
+    def bias(self, value: ArrayLike | None) -> None:
+        self._bias = None if value is None else self._as_parameter("bias", value)
+
+    def _as_parameter(self, name: str, value: ArrayLike) -> Array:
+        """`value` itself if it may be the parameter, else a new array."""
+        array = as_any_floats(name, value)
+        if not self._may_be_parameter(array):
+            array = self._new_parameter(name, array)
+        return array
+
+    def _new_parameter(self, name: str, value: ArrayLike) -> Array:
+        array = np.array(converted(name, as_any_floats(name, value), self._dtype.num), self._dtype, order="C")
+        if array.shape != self.normalized_shape:
+            raise ValueError(
+                f"{name} must have shape {self.normalized_shape} to match normalized_shape, got {array.shape}"
+            )
+        return array
+
+    def _may_be_parameter(self, array: Any) -> bool:
+        """Whether it is as the kernels take it, and can be changed in place."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype == self._dtype
+            and array.flags.carray
+            and array.shape == self.normalized_shape
+        )
+
+    def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
         """Normalize x, shape (..., *normalized_shape), into `out` or a new array."""
-        return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps, out=out)
+        return layer_norm(
+            x, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
+        )
 
-    def forward(self, x: ArrayLike) -> tuple[Array, LayerNormSaved]:
-        """Normalize x and return with y what `backward` needs. Do not write to x in between."""
+    def forward(
+        self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[Array, LayerNormSaved]:
+        """Normalize x and return with y what `backward` needs: x among it, so `out` must not be in its place.
+
+        Do not write to x in between.
+        """
         rows = x if type(x) is np.ndarray else as_floats("x", x)
-        y, mean, rstd = layer_norm_forward(rows, self.normalized_shape, self.weight, self.bias, self.eps)
+        if isinstance(out, np.ndarray) and np.shares_memory(rows, out):
+            raise ValueError(f"out must share no memory with x, which backward needs, got {describe(out)} that does")
+        y, mean, rstd = layer_norm_forward(
+            rows, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
+        )
         return y, LayerNormSaved(np.asarray(rows), mean, rstd)
 
-    def backward(self, dy: ArrayLike, saved: LayerNormSaved) -> LayerNormGradients:
-        """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`."""
+    def backward(
+        self,
+        dy: ArrayLike,
+        saved: LayerNormSaved,
+        out: Array | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> LayerNormGradients:
+        """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`.
+
+        `out` is where dx goes; it may be dy.
+        """
+        if not isinstance(saved, tuple) or len(saved) != 3:
+            raise TypeError(f"saved must be what forward returned with y, got {describe(saved)}")
         dx, dweight, dbias = layer_norm_backward(
             dy,
             *saved,
-            self.weight,
+            self._weight,
             normalized_shape=self.normalized_shape,
-            output_mask=(True, self.weight is not None, self.bias is not None),
+            output_mask=(True, self._weight is not None, self._bias is not None),
+            out=out,
+            num_threads=num_threads,
         )
         assert dx is not None
         return LayerNormGradients(dx, dweight, dbias)
 
     def _parameters(self) -> dict[str, Array]:
-        named = {"weight": self.weight, "bias": self.bias}
+        named = {"weight": self._weight, "bias": self._bias}
         return {name: value for name, value in named.items() if value is not None}
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist."""
         return {name: value.copy() for name, value in self._parameters().items()}
 
+    @explains_keywords
     def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None:
         """Copy the parameters from `state`, converted to this object's dtype.
+
+        They are copied into the arrays that are there, which others may share; where that cannot be (one was made
+        read-only, say, or both share memory), into new ones.
 
         Parameters
         ----------
         state : mapping of str to array
-            As `state_dict` gives it, or a whole checkpoint.
+            As `state_dict` gives it, or a whole checkpoint. The arrays may be of any floats, bfloat16 too.
         prefix : str
             What the names begin with in a checkpoint ("encoder.layer.0.norm."); other names are left alone.
 
@@ -153,39 +234,59 @@ class LayerNorm:
             If state is not a mapping, or a parameter is not of floats or has the wrong shape. Nothing has been changed
             then.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
         parameters = self._parameters()
-        names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-        for name in parameters:
-            if name not in names:
-                raise KeyError(f"state must have the key {prefix + name!r}, got {sorted(state)}")
-        for name in sorted(names - set(parameters)):
-            raise KeyError(f"state must have no key but those of {sorted(parameters)}, got {prefix + name!r}")
-        loaded = {name: np.asarray(state[prefix + name]) for name in parameters}
-        for name, value in loaded.items():
-            if value.dtype.kind != "f":
-                raise TypeError(f"{prefix + name} must be an array of floats, got {value.dtype}")
-            if value.shape != self.normalized_shape:
-                raise ValueError(f"{prefix + name} must have shape {self.normalized_shape}, got {value.shape}")
-        for name, parameter in parameters.items():
-            parameter[...] = loaded[name]
+        _check_keys(state, prefix, tuple(parameters))
+        loaded = {name: self._new_parameter(cut(prefix + name), state[prefix + name]) for name in parameters}
+        are_apart = self._weight is None or self._bias is None or not np.may_share_memory(self._weight, self._bias)
+        if are_apart and all(map(self._may_be_parameter, parameters.values())):
+            for name, array in loaded.items():
+                parameters[name][...] = array
+        else:
+            self._weight, self._bias = loaded.get("weight"), loaded.get("bias")
 
     def __repr__(self) -> str:
         return (
             f"LayerNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
-            f"bias={self.bias is not None})"
+            f"bias={self._bias is not None})"
         )
 
 
 def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except Exception:  # of any type, since NumPy asks what it does not know for its repr
         found = None
     if found not in (np.dtype(np.float32), np.dtype(np.float64)) or found is None:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise TypeError(f"dtype must be float32 or float64, got {describe(dtype)}")
     return found
+
+
+def _as_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        advice = f": {name}_init gives its values" if name == "bias" else ""
+        raise TypeError(f"{name} must be True or False, got {describe(value)}{advice}")
+    return bool(value)
+
+
+def _check_keys(state: Any, prefix: Any, names: tuple[str, ...]) -> None:
+    """Whether the names with this prefix are those of the parameters."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {describe(state)}")
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string, got {describe(prefix)}")
+    keys = dict.fromkeys(state)
+    for key in keys:
+        if not isinstance(key, str):
+            raise TypeError(f"state must have strings as keys, got {describe(key)}")
+    for name in names:
+        if prefix + name not in keys:
+            advice = explain_keys(prefix + name, prefix, names, keys)
+            raise KeyError(f"state must have the key {cut(prefix + name)!r}, got {advice}")
+    under = f"under {cut(prefix)!r} " if prefix else ""
+    known = " and ".join(names) or "none"
+    for key in sorted(keys):
+        if key.startswith(prefix) and key.removeprefix(prefix) not in names:
+            raise KeyError(f"state must have no key {under}but those of {known}, got {cut(key)!r}")
 
 
 def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
@@ -193,7 +294,9 @@ def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tupl
     if shape is None:
         raise TypeError("normalized_shape must be an int or a tuple of ints, got None")
     if not shape or min(shape) < 1:
-        raise ValueError(f"normalized_shape must have sizes of at least 1, got {normalized_shape!r}")
+        raise ValueError(f"normalized_shape must have sizes of at least 1 (no axes), got {describe(normalized_shape)}")
     if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"normalized_shape must have at most {MOST_ELEMENTS} elements, got {normalized_shape!r}")
+        raise ValueError(
+            f"normalized_shape must have at most {MOST_ELEMENTS} elements, got {describe(normalized_shape)}"
+        )
     return shape

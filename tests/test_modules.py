@@ -7,6 +7,7 @@ import gc
 import inspect
 import pickle
 import pydoc
+import re
 import sys
 
 import numpy as np
@@ -207,9 +208,15 @@ def test_the_signature_is_that_of_torch_and_more():
     assert defaults == [inspect.Parameter.empty, 1e-5, True, True, 1.0, 0.0, np.float32]
     kinds = [parameter.kind for parameter in parameters.values()]
     assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 4 + [inspect.Parameter.KEYWORD_ONLY] * 3
-    assert list(inspect.signature(fastln.LayerNorm.__call__).parameters) == ["self", "x", "out"]
-    assert list(inspect.signature(fastln.LayerNorm.forward).parameters)[:2] == ["self", "x"]
-    assert list(inspect.signature(fastln.LayerNorm.backward).parameters)[:3] == ["self", "dy", "saved"]
+    assert list(inspect.signature(fastln.LayerNorm.__call__).parameters) == ["self", "x", "out", "num_threads"]
+    assert list(inspect.signature(fastln.LayerNorm.forward).parameters) == ["self", "x", "out", "num_threads"]
+    assert list(inspect.signature(fastln.LayerNorm.backward).parameters) == [
+        "self",
+        "dy",
+        "saved",
+        "out",
+        "num_threads",
+    ]
     assert list(inspect.signature(fastln.LayerNorm.load_state_dict).parameters) == ["self", "state", "prefix"]
 
 
@@ -224,6 +231,78 @@ def test_help():
         assert word in text
     for name in ("__call__", "forward", "backward", "state_dict", "load_state_dict"):
         assert len(inspect.getdoc(getattr(fastln.LayerNorm, name))) > 20, name
+
+
+# Parameters
+
+
+def test_what_is_assigned_is_an_array_from_then_on(dtype):
+    module = fastln.LayerNorm(4, dtype=dtype)
+    for value in ([1, 2.5, 3, 4], (0.5,) * 4, np.arange(4.0, dtype="f2"), np.arange(4.0, dtype=">f8")):
+        module.weight = value
+        assert type(module.weight) is np.ndarray
+        assert_same_bits(module.weight, np.array(value).astype(dtype))
+        assert_same_bits(module.state_dict()["weight"], module.weight)
+        module.weight -= 1
+        assert_same_bits(module.weight, (np.array(value) - 1).astype(dtype))
+
+
+def test_an_array_that_may_be_the_parameter_is_kept(dtype):
+    module, other = fastln.LayerNorm((2, 3), dtype=dtype), fastln.LayerNorm((2, 3), dtype=dtype)
+    tied = np.ones((2, 3), dtype)
+    module.weight = other.weight = tied
+    module.weight *= 3
+    assert module.weight is other.weight is tied
+    assert (tied == 3).all()
+
+
+UNFIT = {
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
+    "Fortran order": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "subclass": lambda a: a.view(np.recarray),
+    "other byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "other precision": lambda a: a.astype("f8" if a.dtype == "f4" else "f4"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_any_other_array_is_copied(what, dtype):
+    module = fastln.LayerNorm((2, 3), dtype=dtype)
+    value = UNFIT[what](np.arange(6, dtype=dtype).reshape(2, 3))
+    module.bias = value
+    assert_same_bits(module.bias, np.array(value, dtype, order="C"))
+    assert type(module.bias) is np.ndarray
+    assert module.bias.flags.carray
+    assert not np.shares_memory(module.bias, value)
+
+
+BAD_PARAMETERS = {
+    "too short": ([1.0, 2], ValueError),
+    "too long": (array(5), ValueError),
+    "a number": (1.0, ValueError),
+    "a row": (array(1, 4), ValueError),
+    "ints": (np.ones(4, int), TypeError),
+    "list of ints": ([1, 2, 3, 4], TypeError),
+    "words": (["1"] * 4, TypeError),
+    "masked": (np.ma.masked_array(np.ones(4), mask=[1, 0, 0, 0]), TypeError),
+    "masked, in a list": ([1.0, 1.0, 1.0, np.ma.masked], TypeError),
+    "complex": (np.ones(4, complex), TypeError),
+    "ragged": ([[1.0], [1.0, 2.0]], ValueError),
+    "True": (True, TypeError),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PARAMETERS)
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_bad_parameters_are_refused_when_they_are_set(name, what):
+    value, error = BAD_PARAMETERS[what]
+    module = random_module((4,))
+    before = getattr(module, name)
+    with pytest.raises(error, match=rf"^{name} must .+, got "):
+        setattr(module, name, value)
+    assert getattr(module, name) is before
 
 
 # Forward
@@ -348,6 +427,49 @@ def test_a_forward_pass_without_rows():
     assert (gradients.dbias == 0).all()
 
 
+def test_results_go_where_they_are_asked_to(dtype):
+    module = random_module((24,), dtype)
+    x, dy = make_rows("mean 10", 6, 24, dtype), make_rows("normal", 6, 24, dtype)
+    expected_y, saved = module.forward(x)
+    expected = module.backward(dy, saved)
+    out = np.empty_like(x)
+    for threads in (1, 2, None):
+        assert module(x, out, num_threads=threads) is out
+        assert_same_bits(out, expected_y)
+        y, saved = module.forward(x, out=out, num_threads=threads)
+        assert y is out
+        assert_same_bits(out, expected_y)
+        gradient = dy.copy()
+        gradients = module.backward(gradient, saved, out=gradient, num_threads=threads)
+        assert gradients.dx is gradient
+        for one, other in zip(gradients, expected, strict=True):
+            assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("method", ["__call__", "forward", "backward"])
+def test_bad_threads_are_refused(method):
+    module = fastln.LayerNorm(8)
+    arguments = (array(4, 8), module.forward(array(4, 8))[1]) if method == "backward" else (array(4, 8),)
+    with pytest.raises(ValueError, match=r"^num_threads must .+, got 0"):
+        getattr(module, method)(*arguments, num_threads=0)
+
+
+def test_forward_keeps_x_for_backward():
+    module = fastln.LayerNorm(8)
+    buffer = array(9, 8)
+    x = buffer[:6]
+    before = buffer.copy()
+    for out in (x, x[:], buffer[3:], x[::-1]):
+        with pytest.raises(ValueError, match=r"^out must share no memory with x, which backward needs, got "):
+            module.forward(x, out=out)
+    assert_same_bits(buffer, before)
+    wide = array(6, 16)
+    beside = wide[:, 8:]
+    y, saved = module.forward(wide[:, :8], out=beside)
+    assert y is beside
+    assert np.shares_memory(saved.x, wide)
+
+
 @pytest.mark.parametrize(
     ("dy", "error"),
     [
@@ -440,6 +562,174 @@ def test_states_in_any_layout_and_precision(convert, dtype):
     assert_same_bits(module.weight, source.weight)
     assert_same_bits(module.bias, source.bias)
     assert module.weight.flags.c_contiguous
+
+
+def test_parameters_can_be_swapped_through_a_state(dtype):
+    module = random_module((8,), dtype)
+    weight, bias = module.weight.copy(), module.bias.copy()
+    arrays = module.weight, module.bias
+    module.load_state_dict({"weight": module.bias, "bias": module.weight})
+    assert_same_bits(module.weight, bias)
+    assert_same_bits(module.bias, weight)
+    assert (module.weight, module.bias)[0] is arrays[0]
+    module.load_state_dict({"weight": module.bias[::-1], "bias": module.bias})
+    assert_same_bits(module.weight, weight[::-1].copy())
+    assert_same_bits(module.bias, weight)
+
+
+def make_read_only(module):
+    """In place."""
+    module.bias.flags.writeable = False
+
+
+def assign_a_list(module):
+    """Of as many numbers."""
+    module.bias = [1.0, 2, 3, 4, 5, 6, 7, 8]
+
+
+def assign_a_read_only_array(module):
+    """Of as many numbers."""
+    module.bias = np.broadcast_to(np.float32(3), 8)
+
+
+def tie_parameters(module):
+    """To one array."""
+    module.bias = module.weight
+
+
+def overlap_parameters(module):
+    """Each with a part of the other."""
+    buffer = np.zeros(12, np.float32)
+    module.weight, module.bias = buffer[:8], buffer[4:]
+
+
+def reshape_in_place(module):
+    """To a shape that does not fit any more."""
+    module.bias.shape = (2, 4)
+
+
+def resize_in_place(module):
+    """To fewer numbers."""
+    module.bias = np.arange(8, dtype=np.float32)
+    module.bias.resize(3, refcheck=False)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        make_read_only,
+        assign_a_list,
+        assign_a_read_only_array,
+        tie_parameters,
+        overlap_parameters,
+        reshape_in_place,
+        resize_in_place,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+def test_a_state_is_loaded_whatever_the_attributes_hold(deed):
+    module, source = random_module((8,)), random_module((8,))
+    deed(module)
+    weight = module.weight.copy()
+    with pytest.raises(ValueError, match=r"^bias must have shape \(8,\).*, got \(7,\)"):
+        module.load_state_dict({"weight": array(8), "bias": array(7)})
+    assert_same_bits(module.weight, weight)
+    module.load_state_dict(state_of(source))
+    assert_same_bits(module.weight, source.weight)
+    assert_same_bits(module.bias, source.bias)
+    module.bias -= 1
+
+
+def test_a_state_is_loaded_into_the_arrays_that_are_there():
+    module, other = random_module((8,)), fastln.LayerNorm(8)
+    other.weight = module.weight
+    bias = module.bias
+    module.load_state_dict({"weight": np.full(8, 2.0), "bias": np.full(8, 3.0)})
+    assert (other.weight == 2).all()
+    assert module.bias is bias
+    assert (bias == 3).all()
+
+
+BERT = {
+    **{f"encoder.layer.{i}.output.LayerNorm.{name}": array(8) for i in range(12) for name in ("weight", "bias")},
+    **{f"encoder.layer.{i}.output.dense.{name}": array(8, 8) for i in range(12) for name in ("weight", "bias")},
+    "embeddings.word_embeddings.weight": array(99, 8),
+}
+MISSING = {
+    "another spelling": (
+        BERT,
+        "encoder.layer.3.output.layer_norm.",
+        r"^state must have the key 'encoder.layer.3.output.layer_norm.weight', got 49 other keys: "
+        r"prefix='encoder.layer.3.output.LayerNorm.' or '.+' or '.+' has weight and bias$",
+    ),
+    "no prefix": (
+        BERT,
+        "",
+        r"^state must have the key 'weight', got 49 other keys: prefix='encoder.layer.\d.output.LayerNorm.' or ",
+    ),
+    "no dot": (
+        {"norm.weight": array(8), "norm.bias": array(8)},
+        "norm",
+        r"^state must have the key 'normweight', got 2 other keys: prefix='norm.' has weight and bias$",
+    ),
+    "names of TensorFlow": (
+        {"norm/gamma": array(8), "norm/beta": array(8), "dense/kernel": array(8)},
+        "norm/",
+        r"got 3 other keys: rename 'norm/gamma' to 'norm/weight' and 'norm/beta' to 'norm/bias'$",
+    ),
+    "names of Flax": ({"scale": array(8), "bias": array(8)}, "", r"got 2 other keys: rename 'scale' to 'weight'$"),
+    "bias is missing": (
+        {"a.norm.weight": array(8), "a.norm.bia": array(8)},
+        "a.norm.",
+        r"^state must have the key 'a.norm.bias', got 2 other keys, the nearest 'a.norm.bia', 'a.norm.weight'$",
+    ),
+    "nothing near": ({"x": 1, "y": 2}, "norm.", r"^state must have the key 'norm.weight', got 2 other keys$"),
+    "nothing": ({}, "norm.", r"^state must have the key 'norm.weight', got 0 other keys$"),
+    "one": ({"x": 1}, "norm.", r"^state must have the key 'norm.weight', got 1 other key$"),
+    "long keys": ({"a" * 10**5: 1, "b" * 10**5 + "weight": 1}, "c" * 10**5, "'c{57}[.]{3}', got 2 other keys"),
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_a_missing_key_is_named_with_few_of_the_others_and_what_to_change(what):
+    state, prefix, words = MISSING[what]
+    with pytest.raises(KeyError) as caught:
+        fastln.LayerNorm(8).load_state_dict(state, prefix)
+    text = caught.value.args[0]
+    assert re.search(words, text)
+    assert len(text) < 400
+
+
+def test_the_prefix_that_a_message_names_is_right():
+    module = fastln.LayerNorm(8)
+    with pytest.raises(KeyError) as caught:
+        module.load_state_dict(BERT, "encoder.layer.3.output.layernorm.")
+    module.load_state_dict(BERT, re.search("prefix='(.+?)'", caught.value.args[0])[1])
+    assert_same_bits(module.weight, array(8))
+
+
+def test_keys_and_prefixes_that_are_no_strings_are_refused():
+    module = fastln.LayerNorm(8)
+    state = {"weight": array(8), "bias": array(8)}
+    for key in (0, None, ("weight",), b"weight"):
+        with pytest.raises(TypeError, match=r"^state must have strings as keys, got "):
+            module.load_state_dict({**state, key: array(8)})
+    for prefix in (0, None, b"", ["a"]):
+        with pytest.raises(TypeError, match=r"^prefix must be a string, got "):
+            module.load_state_dict(state, prefix)
+
+
+def test_an_unexpected_key_is_named():
+    for options, key, known in (
+        ({}, "running_mean", "weight and bias"),
+        ({"bias": False}, "bias", "weight"),
+        ({"elementwise_affine": False}, "weight", "none"),
+    ):
+        module = fastln.LayerNorm(8, **options)
+        state = {f"n.{name}": value for name, value in {**module.state_dict(), key: array(8)}.items()}
+        with pytest.raises(KeyError) as caught:
+            module.load_state_dict(state, "n.")
+        assert caught.value.args[0] == f"state must have no key under 'n.' but those of {known}, got 'n.{key}'"
 
 
 BAD_STATES = {
