@@ -525,3 +525,37 @@ for options in ({}, {"close_fds": False}, {"preexec_fn": os.getpid}, {"shell": T
     print(subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.strip())
 """
     assert forked(code) == ["3"] * 4
+
+
+# Stacks
+
+SMALL_STACKS = """
+import sys, threading
+import numpy as np
+import fastln
+from internals import set_min_parallel_bytes
+
+set_min_parallel_bytes(0)
+
+def run():
+    for isa in fastln.available_isas():
+        fastln.set_isa(isa)
+        for shape in ((64, 768), (200, 8), (1000, 1), (3, 40000), (40, 4096)):
+            for dtype in ("f4", "f8"):
+                x = np.ones(shape, dtype)
+                y, mean, rstd = fastln.layer_norm_forward(x, weight=x[0], bias=x[0])
+                fastln.layer_norm_backward(y, x, mean, rstd, x[0])
+
+threading.stack_size(256 * 1024)
+for threads in (1, 2):
+    fastln.set_num_threads(threads)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+print("done")
+"""
+
+
+def test_stacks_of_256_kib_are_enough():
+    # As the docstring of layer_norm_backward says.
+    assert output_of(SMALL_STACKS, OMP_STACKSIZE="256K") == "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -90,6 +91,68 @@ def test_threads_restore_after_an_exception():
     fastln.set_num_threads(2)
     with pytest.raises(KeyError), fastln.threads(5):
         raise KeyError
+    assert fastln.get_num_threads() == 2
+
+
+def test_one_scope_may_be_entered_again_and_nested():
+    fastln.set_num_threads(2)
+    three, five = fastln.threads(3), fastln.threads(5)
+    for _ in range(2):
+        with three:
+            assert fastln.get_num_threads() == 3
+            with five:
+                with three:
+                    assert fastln.get_num_threads() == 3
+                assert fastln.get_num_threads() == 5
+            with three, three:
+                assert fastln.get_num_threads() == 3
+            assert fastln.get_num_threads() == 3
+        assert fastln.get_num_threads() == 2
+    with pytest.raises(KeyError), three, three:
+        raise KeyError
+    assert fastln.get_num_threads() == 2
+
+
+def test_one_scope_may_be_entered_in_many_threads_and_tasks_at_once():
+    fastln.set_num_threads(2)
+    three, five = fastln.threads(3), fastln.threads(5)
+    meeting = threading.Barrier(2)
+
+    def enter(outer, inner):
+        seen = []
+        with outer:
+            meeting.wait()
+            with inner:
+                meeting.wait()
+                seen.append(fastln.get_num_threads())
+            seen.append(fastln.get_num_threads())
+        return [*seen, fastln.get_num_threads()]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(enter, (three, five), (five, three)))
+    assert found == [[5, 3, 2], [3, 5, 2]]
+
+    async def task():
+        with three:
+            await asyncio.sleep(0)
+            with five:
+                await asyncio.sleep(0)
+            return fastln.get_num_threads()
+
+    async def both():
+        return await asyncio.gather(task(), task())
+
+    assert asyncio.run(both()) == [3, 3]
+
+
+def test_a_scope_decorates_functions():
+    fastln.set_num_threads(2)
+
+    @fastln.threads(3)
+    def count(depth):
+        return [fastln.get_num_threads(), *(count(depth - 1) if depth else [])]
+
+    assert count(3) == [3] * 4
     assert fastln.get_num_threads() == 2
 
 

@@ -12,6 +12,8 @@ import os
 from cpython.contextvars cimport get_value
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 
+from fastln._core.describe import describe
+
 cdef extern from "forks.h" nogil:
     const int FLN_OPENMP
     int omp_get_max_threads()
@@ -45,7 +47,8 @@ cdef enum:
     ORPHAN  # a child whose first thread has led a team in the parent: everything in it runs serially
 cdef int _kind = HAS_OWN_TEAMS
 
-_scoped = contextvars.ContextVar("fastln.threads", default=0)
+# The scopes of `threads` that a thread or task is in: (number of threads, the scopes outside), None outside of all.
+_scoped = contextvars.ContextVar("fastln.threads", default=None)
 
 
 def openmp_version() -> int:
@@ -91,6 +94,8 @@ def set_num_threads(num_threads: int) -> None:
 def threads(num_threads: int):
     """Context manager: the number of threads of large calls within, in this thread or task.
 
+    One object may be entered any number of times, nested too.
+
     Parameters
     ----------
     num_threads : int
@@ -103,16 +108,22 @@ def threads(num_threads: int):
     ValueError
         If it is less than 1.
     """
-    return _threads_scope(counted_threads(num_threads))
+    return _ThreadsScope(counted_threads(num_threads))
 
 
-@contextlib.contextmanager
-def _threads_scope(num_threads):
-    token = _scoped.set(num_threads)
-    try:
-        yield
-    finally:
-        _scoped.reset(token)
+class _ThreadsScope(contextlib.ContextDecorator):
+    """The limit for as long as it is entered: any number of times, nested too, in any threads and tasks."""
+
+    def __init__(self, num_threads):
+        self._num_threads = num_threads
+
+    def __enter__(self):
+        _scoped.set((self._num_threads, get_value(_scoped)))
+
+    def __exit__(self, *error):
+        scope = get_value(_scoped)
+        if scope is not None:  # else it was entered elsewhere, where it still holds
+            _scoped.set(scope[1])
 
 
 def threads_reason() -> str:
@@ -189,8 +200,8 @@ cdef tuple _asked():
     """What was asked for outside of the call, in a scope or for the process, and by whom."""
     global _default, _default_reason
     scoped = get_value(_scoped)
-    if scoped:
-        return scoped, "threads()"
+    if scoped is not None:
+        return scoped[0], "threads()"
     if _chosen:
         return _chosen, "set_num_threads()"
     if not _default:
@@ -205,15 +216,22 @@ cdef int asked_threads(object num_threads) except -1:
         return 0
     count_as_int = num_threads
     if not PyLong_CheckExact(num_threads):
-        if isinstance(num_threads, bool) or not hasattr(type(num_threads), "__index__"):
-            raise TypeError(f"num_threads must be an int >= 1, got {num_threads!r}")
-        count_as_int = operator.index(num_threads)
+        count_as_int = _index_of(num_threads)
     count = PyLong_AsLongAndOverflow(count_as_int, &overflow)
     if overflow > 0:
         return _most
     if overflow < 0 or count < 1:
-        raise ValueError(f"num_threads must be an int >= 1, got {num_threads!r}")
+        raise ValueError(f"num_threads must be an int >= 1, got {describe(num_threads)}")
     return <int> min(count, _most)
+
+
+cdef object _index_of(object num_threads):
+    try:
+        if not isinstance(num_threads, bool):
+            return operator.index(num_threads)
+    except TypeError:
+        pass
+    raise TypeError(f"num_threads must be an int >= 1, got {describe(num_threads)}")
 
 
 cdef int counted_threads(object num_threads) except -1:
