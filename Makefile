@@ -45,6 +45,8 @@ lint: $(VENV)/.built $(VENV)/.lint
 	cython-lint fastln
 	find src fastln tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
 	mypy
+	mypy fastln/modules.py  # which has a stub: mypy by itself would not look at it
+	python tools/type_examples.py
 	stubtest fastln --allowlist tools/stubtest_allowlist.txt
 
 wheel: $(VENV)/.wheel ## sdist, wheel from the sdist, tests against the wheel in an empty environment outside the clone

@@ -5,12 +5,13 @@ from fastln._core.isa import available_isas, get_isa, set_isa
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
 from fastln.gradients import layer_norm_backward
-from fastln.modules import LayerNorm, LayerNormGradients
+from fastln.modules import LayerNorm, LayerNormGradients, LayerNormSaved
 from fastln.norms import layer_norm, layer_norm_forward
 
 __all__ = [
     "LayerNorm",
     "LayerNormGradients",
+    "LayerNormSaved",
     "__version__",
     "available_isas",
     "get_isa",

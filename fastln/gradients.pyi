@@ -1,11 +1,132 @@
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Literal, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_Floats = NDArray[np.floating[Any]]
+from fastln.norms import _F, _Floats, _Lists, _Shape
 
+_Yes: TypeAlias = Literal[True]
+_No: TypeAlias = Literal[False]
+
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes, _Yes] = (True, True, True),
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes, _No],
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F], None]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _No, _Yes],
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], None, NDArray[_F]]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _No, _No],
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], None, None]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _Yes, _Yes],
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, NDArray[_F], NDArray[_F]]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _Yes, _No],
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, NDArray[_F], None]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _No, _Yes],
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, None, NDArray[_F]]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _No, _No],
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, None, None]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: _Lists,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes, _Yes] = (True, True, True),
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
 def layer_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -13,8 +134,21 @@ def layer_norm_backward(
     rstd: ArrayLike,
     weight: ArrayLike | None = None,
     *,
-    normalized_shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
-    output_mask: Sequence[bool] = (True, True, True),
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes, _Yes] = (True, True, True),
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: Sequence[bool],
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats | None, _Floats | None, _Floats | None]: ...

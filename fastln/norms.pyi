@@ -1,12 +1,38 @@
 from collections.abc import Sequence
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_Floats = NDArray[np.floating[Any]]
-_Shape = SupportsIndex | Sequence[SupportsIndex] | None
+_F = TypeVar("_F", bound=np.floating[Any])
+_Floats: TypeAlias = NDArray[np.floating[Any]]
+# Of Python's floats: they become float64.
+_Lists: TypeAlias = Sequence[float | _Lists]
+_Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | None
 
+@overload
+def layer_norm(
+    x: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[_F]: ...
+@overload
+def layer_norm(
+    x: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.float64]: ...
+@overload
 def layer_norm(
     x: ArrayLike,
     normalized_shape: _Shape = None,
@@ -17,6 +43,29 @@ def layer_norm(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> _Floats: ...
+@overload
+def layer_norm_forward(
+    x: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+@overload
+def layer_norm_forward(
+    x: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
 def layer_norm_forward(
     x: ArrayLike,
     normalized_shape: _Shape = None,

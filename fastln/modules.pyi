@@ -1,0 +1,125 @@
+from collections.abc import Callable, Mapping, Sequence
+from types import GenericAlias
+from typing import Any, Generic, Literal, NamedTuple, SupportsIndex, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from typing_extensions import TypeVar
+
+from fastln.norms import _F, _Floats, _Lists
+
+MOST_ELEMENTS: int
+
+Array: TypeAlias = _Floats
+Initializer: TypeAlias = float | ArrayLike | Callable[[tuple[int, ...]], ArrayLike]
+
+# The float type of x, and what there is of weight and bias: an array or None.
+_X = TypeVar("_X", bound=np.floating[Any], default=np.floating[Any], covariant=True)
+_W = TypeVar("_W", bound=Array | None, default=Array | None, covariant=True)
+_B = TypeVar("_B", bound=Array | None, default=Array | None, covariant=True)
+
+class LayerNormSaved(NamedTuple, Generic[_X]):
+    x: NDArray[_X]
+    mean: NDArray[_X]
+    rstd: NDArray[_X]
+
+class LayerNormGradients(NamedTuple, Generic[_X, _W, _B]):
+    dx: NDArray[_X]
+    dweight: _W
+    dbias: _B
+
+class LayerNorm(Generic[_W, _B]):
+    normalized_shape: tuple[int, ...]
+    eps: float
+    elementwise_affine: bool
+
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+    @overload
+    def __init__(
+        self: LayerNorm[Array, Array],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float = 1e-5,
+        elementwise_affine: Literal[True] = True,
+        bias: Literal[True] = True,
+        *,
+        weight_init: Initializer = 1.0,
+        bias_init: Initializer = 0.0,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LayerNorm[Array, None],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float = 1e-5,
+        elementwise_affine: Literal[True] = True,
+        *,
+        bias: Literal[False],
+        weight_init: Initializer = 1.0,
+        bias_init: Initializer = 0.0,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LayerNorm[None, None],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float = 1e-5,
+        *,
+        elementwise_affine: Literal[False],
+        bias: bool = True,
+        weight_init: Initializer = 1.0,
+        bias_init: Initializer = 0.0,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LayerNorm[Array | None, Array | None],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        weight_init: Initializer = 1.0,
+        bias_init: Initializer = 0.0,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @property
+    def weight(self) -> _W: ...
+    @weight.setter
+    def weight(self, value: ArrayLike | None) -> None: ...
+    @property
+    def bias(self) -> _B: ...
+    @bias.setter
+    def bias(self, value: ArrayLike | None) -> None: ...
+    @overload
+    def __call__(
+        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+    ) -> NDArray[_F]: ...
+    @overload
+    def __call__(
+        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+    ) -> NDArray[np.float64]: ...
+    @overload
+    def __call__(
+        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+    @overload
+    def forward(
+        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[NDArray[_F], LayerNormSaved[_F]]: ...
+    @overload
+    def forward(
+        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[NDArray[np.float64], LayerNormSaved[np.float64]]: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[_Floats, LayerNormSaved[np.floating[Any]]]: ...
+    def backward(
+        self,
+        dy: ArrayLike,
+        saved: LayerNormSaved[_X],
+        out: NDArray[_X] | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> LayerNormGradients[_X, _W, _B]: ...
+    def state_dict(self) -> dict[str, Array]: ...
+    def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None: ...
