@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastln._core.arguments import as_any_floats, as_array, as_eps, as_floats, as_sizes, converted
+from fastln._core.arguments import as_any_floats, as_eps, as_floats, as_numbers, as_sizes, converted
 from fastln._core.describe import cut, describe
 from fastln._core.names import explain_keys, explains_keywords
 from fastln.gradients import layer_norm_backward
@@ -104,14 +104,7 @@ class LayerNorm:
 
     def _initial(self, name: str, initializer: Initializer) -> Array:
         value = initializer(self.normalized_shape) if callable(initializer) else initializer
-        array = as_array(name, value)
-        if array.dtype.kind not in "iu":
-            try:
-                array = as_any_floats(name, value)
-            except TypeError:
-                raise TypeError(
-                    f"{name} must be a number, an array or a callable that gives one, got {describe(value)}"
-                ) from None
+        array = as_numbers(name, value)
         if array.shape not in ((), self.normalized_shape):
             raise ValueError(f"{name} must have shape {self.normalized_shape}, got {array.shape}")
         return np.full(self.normalized_shape, converted(name, array, self._dtype.num), self._dtype)

@@ -13,6 +13,7 @@ from fastln._core.usual cimport Matrix
 cpdef object as_array(str name, object value)
 cpdef object as_floats(str name, object value)
 cpdef object as_any_floats(str name, object value)
+cpdef object as_numbers(str name, object value)
 cdef object as_floats_like(str name, object value, object x)
 cdef object as_parameter(str name, object value, object x)
 cpdef object converted(str name, object array, int type_num)

@@ -65,12 +65,25 @@ cpdef object as_floats(str name, object value):
 
 cpdef object as_any_floats(str name, object value):
     """The same of what will be converted anyway: longer and shorter floats too, bfloat16 among them."""
-    if not cnp.PyArray_Check(value) and str(getattr(value, "dtype", None)) == "torch.bfloat16":
-        value = value.float()  # PyTorch makes no NumPy array of the other
-    array = as_array(name, value)
+    array = as_array(name, as_numpy_knows(value))
     if not is_any_float(array):
         raise TypeError(f"{name} must be an array of floats, got {described(value, array)}")
     return array
+
+
+cpdef object as_numbers(str name, object value):
+    """The same of what a parameter may begin with: ints too, and single numbers."""
+    array = as_array(name, as_numpy_knows(value))
+    if not is_any_float(array) and dtype_of(array).kind not in "iu":
+        got = described(value, array)
+        raise TypeError(f"{name} must be a number, an array or a callable that gives one, got {got}")
+    return array
+
+
+cdef object as_numpy_knows(object value):
+    """PyTorch makes no array of its bfloat16."""
+    is_bfloat16 = not cnp.PyArray_Check(value) and str(getattr(value, "dtype", None)) == "torch.bfloat16"
+    return value.float() if is_bfloat16 else value
 
 
 cpdef object as_array(str name, object value):

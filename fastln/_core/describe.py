@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-MOST_CHARACTERS = 60
+MOST_CHARACTERS = 80
+MOST_OF_A_STRING = 40
 MOST_ITEMS = 4
 
 
@@ -37,9 +38,10 @@ def describe_array(kind: Any, dtype: Any, shape: Any) -> str:
 
 
 def cut(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The first line of it, and no more of that than a message can take."""
+    """The first line of it, without its middle if that is more than a message can take: the end tells keys apart."""
     line = text.partition("\n")[0]
-    return line if len(line) <= most else line[: most - 3] + "..."
+    half = (most - 3) // 2
+    return line if len(line) <= most else f"{line[:half]}...{line[-half:]}"
 
 
 def _describe_items(value: tuple[Any, ...] | list[Any], depth: int) -> str:
@@ -52,7 +54,7 @@ def _describe_items(value: tuple[Any, ...] | list[Any], depth: int) -> str:
 
 def _describe_plain(value: Any) -> str:
     if isinstance(value, (str, bytes)) and len(value) > MOST_CHARACTERS:
-        return f"{cut(repr(value[:MOST_CHARACTERS]))} of length {len(value)}"
+        return f"{cut(repr(value[:MOST_OF_A_STRING]))}... of length {len(value)}"
     try:
         return cut(repr(value))
     except Exception:  # an int of more digits than Python prints, or a repr that fails
