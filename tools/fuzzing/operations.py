@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -120,44 +120,38 @@ def judge_backward(problem: Problem, found: tuple[Array | None, ...]) -> Iterato
             yield result, excess(result, one, np.where(size > least, right, np.nan), size)
 
 
-def last_dimension(x: Any) -> tuple[int, ...]:
-    """Of anything, right or wrong."""
-    try:
-        return np.shape(x)[-1:] or (1,)
-    except ValueError:  # lists of unequal length
-        return (1,)
+def last_dimension(*arrays: Any) -> tuple[int, ...]:
+    """Of the first of these that has one, right or wrong."""
+    for array in arrays:
+        with suppress(ValueError):  # lists of unequal length
+            if shape := np.shape(array)[-1:]:
+                return shape
+    return (1,)
 
 
 def layer_norm_object(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any) -> fastln.LayerNorm:
-    """A LayerNorm that has been given these parameters."""
-    norm = fastln.LayerNorm(last_dimension(x) if normalized_shape is None else normalized_shape, eps)
+    """A LayerNorm that has been given these parameters. It keeps both in float64, so none is rounded here."""
+    shape = last_dimension(x, weight, bias) if normalized_shape is None else normalized_shape
+    norm = fastln.LayerNorm(shape, eps, dtype=np.float64)
     norm.weight, norm.bias = weight, bias
     return norm
 
 
-def limit(num_threads: Any) -> Any:
-    """So many threads for what has no such argument."""
-    return nullcontext() if num_threads is None else fastln.threads(num_threads)
-
-
 def object_call(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None, num_threads=None):
     """LayerNorm.__call__ as a function."""
-    with limit(num_threads):
-        return layer_norm_object(x, normalized_shape, weight, bias, eps)(x, out)
+    return layer_norm_object(x, normalized_shape, weight, bias, eps)(x, out, num_threads)
 
 
 def object_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """LayerNorm.forward as a function."""
-    with limit(num_threads):
-        y, saved = layer_norm_object(x, normalized_shape, weight, bias, eps).forward(x)
-        return y, saved.mean, saved.rstd
+    y, saved = layer_norm_object(x, normalized_shape, weight, bias, eps).forward(x, num_threads=num_threads)
+    return y, saved.mean, saved.rstd
 
 
-def object_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, num_threads=None):
+def object_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, out=None, num_threads=None):
     """LayerNorm.backward as a function; without a weight it gives no dweight."""
-    with limit(num_threads):
-        norm = layer_norm_object(x, normalized_shape, weight, weight, 1e-5)
-        return norm.backward(dy, (x, mean, rstd))
+    norm = layer_norm_object(x, normalized_shape, weight, weight, 1e-5)
+    return norm.backward(dy, (x, mean, rstd), out, num_threads)
 
 
 def object_backward_plain(weight=None, **others):
@@ -189,7 +183,7 @@ OPERATIONS = {
     "layer_norm_backward": _backward(_ln_backward, _ln_backward, "output_mask", "out"),
     "LayerNorm": _forward(object_call, _ln, (ROWS,), "eps", "out"),
     "LayerNorm.forward": _forward(object_forward, _ln_forward, (ROWS, STATS, STATS), "eps"),
-    "LayerNorm.backward": _backward(object_backward, object_backward_plain),
+    "LayerNorm.backward": _backward(object_backward, object_backward_plain, "out"),
 }
 # Of the cases; every other operation has 1.
 SHARES = {"layer_norm": 4, "layer_norm_forward": 4, "layer_norm_backward": 8}
