@@ -111,4 +111,4 @@ def test_the_environment_sets_the_size():
 def test_a_bad_size_in_the_environment_is_an_import_error(value):
     done = run_python("import fastln", FASTLN_STREAM_BYTES=value)
     assert done.returncode == 1
-    assert f"FASTLN_STREAM_BYTES must be a number of bytes, got '{value}'" in done.stderr
+    assert f"FASTLN_STREAM_BYTES must be a number of bytes below 10**18, got '{value}'" in done.stderr

@@ -67,7 +67,8 @@ cpdef object as_any_floats(str name, object value):
     """The same of what will be converted anyway: longer and shorter floats too, bfloat16 among them."""
     array = as_array(name, as_numpy_knows(value))
     if not is_any_float(array):
-        raise TypeError(f"{name} must be an array of floats, got {described(value, array)}")
+        got = described(value, array)
+        raise TypeError(f"{name} must be an array of float32, float64, float16 or bfloat16, got {got}")
     return array
 
 
