@@ -61,7 +61,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     ----------
     dy : array of float32 or float64, shape of x
         Gradient of the loss with respect to y.
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
         The input of the forward pass.
     mean, rstd : array of float32 or float64, shape (..., 1, ..., 1)
         As `layer_norm_forward` returned them: x's leading dimensions, then 1 for each normalized dimension. That mean
@@ -96,10 +96,10 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     Notes
     -----
     With g = dy * weight and eps' = finfo(dtype).eps, the error of dx in ordinary rows is at most
-    4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), that of dweight 2 eps' sum(|dy| max|x_hat|) and that of
-    dbias 2 eps' sum(|dy|): the maxima over a row, the sums over any number of rows. For any finite rows,
-    docs/accuracy.md proves 45 (float32) or 54 (float64) eps' rstd (max|g| + max|x_hat| rms(g)) for dx, 17 or 19 eps'
-    sum(|dy| max|x_hat|) for dweight and 2.1 eps' sum(|dy|) for dbias.
+    `4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|)`, that of dweight `2 eps' sum(|dy| max|x_hat|)` and that
+    of dbias `2 eps' sum(|dy|)`: the maxima over a row, the sums over any number of rows. For any finite rows,
+    docs/accuracy.md proves 45 (float32) or 54 (float64) times `eps' rstd (max|g| + max|x_hat| rms(g))` for dx, 17 or 19
+    times `eps' sum(|dy| max|x_hat|)` for dweight and `2.1 eps' sum(|dy|)` for dbias.
 
     A call takes up to 96 KiB of stack on each of its threads (forward 16 KiB). Where OMP_STACKSIZE or
     `threading.stack_size` says how much there is, let it be 256 KiB or more: with less the process may end.
@@ -107,6 +107,24 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     References
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x = np.array([[1, 2, 3, 4], [10, 10, 30, 30]], np.float32)
+    >>> y, mean, rstd = fastln.layer_norm_forward(x)
+    >>> dx, dweight, dbias = fastln.layer_norm_backward(y, x, mean, rstd)  # of the loss (y * y).sum() / 2
+    >>> dweight.round(4)
+    array([2.8, 1.2, 1.2, 2.8], dtype=float32)
+    >>> dbias.round(4)
+    array([-2.3416, -1.4472,  1.4472,  2.3416], dtype=float32)
+
+    Those of the parameters alone:
+
+    >>> dx, dweight, dbias = fastln.layer_norm_backward(y, x, mean, rstd, output_mask=(False, True, True))
+    >>> dx is None
+    True
     """
     cdef Backward call
     cdef Matrix m

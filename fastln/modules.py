@@ -25,7 +25,17 @@ Initializer = float | ArrayLike | Callable[[tuple[int, ...]], ArrayLike]
 
 
 class LayerNormSaved(NamedTuple):
-    """What the forward pass leaves for the backward pass; x is a reference, not a copy."""
+    """What the forward pass leaves for the backward pass; x is a reference, not a copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x = np.array([[10, 10, 30, 30]], np.float32)
+    >>> y, saved = fastln.LayerNorm(4).forward(x)
+    >>> saved.x is x
+    True
+    """
 
     x: Array
     mean: Array
@@ -33,7 +43,18 @@ class LayerNormSaved(NamedTuple):
 
 
 class LayerNormGradients(NamedTuple):
-    """Gradients by name; None for a parameter that the object does not have."""
+    """Gradients by name; None for a parameter that the object does not have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> norm = fastln.LayerNorm(4, bias=False)
+    >>> y, saved = norm.forward(np.array([[1, 2, 3, 4]], np.float32))
+    >>> dx, dweight, dbias = norm.backward(y, saved)
+    >>> dbias is None
+    True
+    """
 
     dx: Array
     dweight: Array | None
@@ -76,6 +97,23 @@ class LayerNorm:
     References
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> norm = fastln.LayerNorm(4, eps=1e-6)
+    >>> x = np.array([[10, 10, 30, 30]], np.float32)
+    >>> norm(x).round(4)
+    array([[-1., -1.,  1.,  1.]], dtype=float32)
+
+    A step of training:
+
+    >>> y, saved = norm.forward(x)
+    >>> gradients = norm.backward(y, saved)
+    >>> norm.weight -= 0.5 * gradients.dweight
+    >>> norm.weight.round(4)
+    array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
     # Types may say which parameters there are: see the stub.
@@ -152,7 +190,19 @@ class LayerNorm:
         )
 
     def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
-        """Normalize x, shape (..., *normalized_shape), into `out` or a new array."""
+        """Normalize x, shape `(..., *normalized_shape)`, into `out` or a new array.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> norm = fastln.LayerNorm(4, weight_init=2)
+        >>> x = np.array([[10, 10, 30, 30]], np.float32)
+        >>> norm(x, out=x) is x
+        True
+        >>> x.round(4)
+        array([[-2., -2.,  2.,  2.]], dtype=float32)
+        """
         return layer_norm(
             x, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
         )
@@ -163,6 +213,15 @@ class LayerNorm:
         """Normalize x and return with y what `backward` needs: x among it, so `out` must not be in its place.
 
         Do not write to x in between.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> norm = fastln.LayerNorm(4)
+        >>> y, saved = norm.forward(np.array([[10, 10, 30, 30]], np.float32))
+        >>> saved.mean
+        array([[20.]], dtype=float32)
         """
         rows = x if type(x) is np.ndarray else as_floats("x", x)
         if isinstance(out, np.ndarray) and np.shares_memory(rows, out):
@@ -182,6 +241,18 @@ class LayerNorm:
         """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`.
 
         `out` is where dx goes; it may be dy.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> norm = fastln.LayerNorm(4)
+        >>> y, saved = norm.forward(np.array([[10, 10, 30, 30]], np.float32))
+        >>> gradients = norm.backward(np.ones_like(y), saved)
+        >>> gradients.dbias
+        array([1., 1., 1., 1.], dtype=float32)
+        >>> gradients.dx  # all of y moves together, which no x can do
+        array([[0., 0., 0., 0.]], dtype=float32)
         """
         if not isinstance(saved, tuple) or len(saved) != 3:
             raise TypeError(f"saved must be what forward returned with y, got {describe(saved)}")
@@ -202,7 +273,14 @@ class LayerNorm:
         return {name: value for name, value in named.items() if value is not None}
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist."""
+        """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist.
+
+        Examples
+        --------
+        >>> import fastln
+        >>> fastln.LayerNorm(3, bias=False).state_dict()
+        {'weight': array([1., 1., 1.], dtype=float32)}
+        """
         return {name: value.copy() for name, value in self._parameters().items()}
 
     @explains_keywords
@@ -226,6 +304,16 @@ class LayerNorm:
         TypeError, ValueError
             If state is not a mapping, or a parameter is not of floats or has the wrong shape. Nothing has been changed
             then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> checkpoint = {"encoder.norm.weight": np.full(3, 2.0), "encoder.norm.bias": np.zeros(3), "head": np.ones(9)}
+        >>> norm = fastln.LayerNorm(3)
+        >>> norm.load_state_dict(checkpoint, prefix="encoder.norm.")
+        >>> norm.weight
+        array([2., 2., 2.], dtype=float32)
         """
         parameters = self._parameters()
         _check_keys(state, prefix, tuple(parameters))

@@ -49,7 +49,7 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
         Rows may lie at any constant stride; other layouts are copied once.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
@@ -80,13 +80,32 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     Notes
     -----
     With eps' = finfo(dtype).eps, the error of y is at most 15 eps' (float32) or 20 eps' (float64) times
-    |weight| max|x_hat| + |bias|, the maximum over the row, for any finite row: docs/accuracy.md has the proof. Ordinary
-    rows stay within 2 eps', whatever their mean, outliers and magnitude. A constant row gives exactly bias. A NaN or
-    Inf makes its own row NaN and no other. The bits of a row depend on that row, eps, weight, bias and dtype alone.
+    `|weight| max|x_hat| + |bias|`, the maximum over the row, for any finite row: docs/accuracy.md has the proof.
+    Ordinary rows stay within 2 eps', whatever their mean, outliers and magnitude. A constant row gives exactly bias. A
+    NaN or Inf makes its own row NaN and no other. The bits of a row depend on that row, eps, weight, bias and dtype
+    alone.
 
     References
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x = np.array([[1, 2, 3, 4], [10, 10, 30, 30]], np.float32)
+    >>> fastln.layer_norm(x).round(4)
+    array([[-1.3416, -0.4472,  0.4472,  1.3416],
+           [-1.    , -1.    ,  1.    ,  1.    ]], dtype=float32)
+
+    With parameters, another eps, and in place:
+
+    >>> weight, bias = np.full(4, 2, np.float32), np.ones(4, np.float32)
+    >>> fastln.layer_norm(x, 4, weight, bias, eps=1e-12, out=x) is x
+    True
+    >>> x.round(4)
+    array([[-1.6833,  0.1056,  1.8944,  3.6833],
+           [-1.    , -1.    ,  3.    ,  3.    ]], dtype=float32)
     """
     cdef Forward call
     cdef Matrix m
@@ -105,7 +124,7 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
     normalized_shape, weight, bias, eps, out, num_threads
         As in `layer_norm`.
 
@@ -125,6 +144,19 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     References
     ----------
     Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x = np.array([[1, 2, 3, 4], [10, 10, 30, 30]], np.float32)
+    >>> y, mean, rstd = fastln.layer_norm_forward(x, eps=0)
+    >>> mean
+    array([[ 2.5],
+           [20. ]], dtype=float32)
+    >>> rstd.round(4)
+    array([[0.8944],
+           [0.1   ]], dtype=float32)
     """
     cdef Forward call
     cdef Matrix m

@@ -42,6 +42,14 @@ def show_config() -> None:
     """Print version, build and run-time facts: which instruction set runs and why, how many threads and why.
 
     `python -m fastln` prints the same and checks each instruction set against a reference; `--json` is for reports.
+
+    Examples
+    --------
+    >>> import fastln
+    >>> fastln.show_config()
+    fastln ...
+    platform:
+      system: ...
     """
     print(as_text(config()))
 

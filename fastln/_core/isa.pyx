@@ -41,12 +41,27 @@ def available_isas() -> tuple[str, ...]:
     -------
     tuple of str
         Compiled in and supported by this CPU, best first: of "avx512", "avx2", "neon", "sse2" and "scalar".
+
+    Examples
+    --------
+    >>> import fastln
+    >>> fastln.available_isas()  # doctest: +SKIP
+    ('avx2', 'sse2', 'scalar')
+    >>> fastln.available_isas()[-1]
+    'scalar'
     """
     return tuple(isa for isa in compiled_isas() if fln_cpu_supports(isa.encode()))
 
 
 def get_isa() -> str:
-    """Name of the instruction set whose kernels run."""
+    """Name of the instruction set whose kernels run.
+
+    Examples
+    --------
+    >>> import fastln
+    >>> fastln.get_isa() in fastln.available_isas()
+    True
+    """
     return active.isa.decode()
 
 
@@ -66,6 +81,15 @@ def set_isa(name: str) -> None:
         If name is not a string.
     ValueError
         If it is unknown, not compiled in, or not supported by this CPU.
+
+    Examples
+    --------
+    >>> import fastln
+    >>> best = fastln.get_isa()
+    >>> fastln.set_isa("scalar")
+    >>> fastln.get_isa()
+    'scalar'
+    >>> fastln.set_isa(best)
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {describe(name)}")

@@ -67,6 +67,13 @@ def get_num_threads() -> int:
         than OMP_THREAD_LIMIT, or than 8 for each CPU that this process may use. The call runs on fewer where the system
         refuses to start so many. 1 in a build without OpenMP, and in a child process that was forked, not started anew,
         by a thread that had run in parallel with this library or another one on the same OpenMP runtime.
+
+    Examples
+    --------
+    >>> import fastln
+    >>> with fastln.threads(1):
+    ...     fastln.get_num_threads()
+    1
     """
     return limit_of(0)
 
@@ -86,6 +93,13 @@ def set_num_threads(num_threads: int) -> None:
         If num_threads is not an int.
     ValueError
         If it is less than 1.
+
+    Examples
+    --------
+    >>> import fastln
+    >>> fastln.set_num_threads(1)
+    >>> fastln.get_num_threads()
+    1
     """
     global _chosen
     _chosen = counted_threads(num_threads)
@@ -107,6 +121,16 @@ def threads(num_threads: int):
         If num_threads is not an int.
     ValueError
         If it is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x = np.random.default_rng(0).standard_normal((4096, 768))
+    >>> with fastln.threads(1):
+    ...     alone = fastln.layer_norm(x)
+    >>> np.array_equal(alone, fastln.layer_norm(x))
+    True
     """
     return _ThreadsScope(counted_threads(num_threads))
 
