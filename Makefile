@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip install -q
 SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd') setup.py
 # One process for each core; one that has nothing left to do takes tests from the others.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
-PYTHON_FILES := setup.py fastln tests examples benchmarks tools
+PYTHON_FILES := setup.py fastln tests examples benchmarks tools docs
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench perf-gate test fuzz sanitize check lint wheel clean
+.PHONY: demo train bench docs perf-gate test fuzz sanitize check lint wheel clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -21,10 +21,14 @@ train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with
 bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
 	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
 
+docs: $(VENV)/.built $(VENV)/.docs ## build the manual in build/docs; what Sphinx warns of is an error
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/docs
+	@echo "The manual: build/docs/index.html"
+
 perf-gate: $(VENV)/.built ## count the instructions of a dozen calls (needs valgrind) and compare them with tools/perf_gate.json
 	$(BIN)/python tools/perf_gate.py
 
-test: $(VENV)/.built $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## run the tests
+test: $(VENV)/.built $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(PYTEST)
 
 fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
@@ -34,7 +38,7 @@ sanitize: $(VENV)/.test ## build with the address and undefined behaviour saniti
 	FASTLN_SANITIZE=address,undefined $(BIN)/python setup.py -q build
 	tools/sanitize.sh
 
-check: lint $(VENV)/.test $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
+check: lint $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
 	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace --force
 	$(PYTEST)
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
@@ -65,7 +69,7 @@ $(VENV)/.made:
 	$(PIP) "setuptools>=77" "cython>=3.1,<4" "numpy>=2.0"
 	touch $@
 
-$(VENV)/.test $(VENV)/.train $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheel: $(VENV)/.%: pyproject.toml | $(VENV)/.made
+$(VENV)/.test $(VENV)/.manual $(VENV)/.docs $(VENV)/.train $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheel: $(VENV)/.%: pyproject.toml | $(VENV)/.made
 	$(PIP) --group $*
 	touch $@
 

@@ -1,6 +1,7 @@
 """Build of the extension modules: the only file that knows compilers."""
 
 import os
+import runpy
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,8 @@ def extension(source: str) -> Extension:
 
 
 setup(
+    long_description=runpy.run_path("tools/index_readme.py")["index_readme"](),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [extension(source) for source in find("fastln/**/*.pyx")],
         build_dir="build",
