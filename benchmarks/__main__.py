@@ -41,7 +41,7 @@ examples:
   python -m benchmarks run --peers numpy pytorch --threads 1
   python -m benchmarks compare before after                      exits 1 if anything got slower
   python -m benchmarks report build/full --into BENCHMARKS.md    tables and pictures again, also into a document
-  python -m benchmarks report build/full --excerpt               what README quotes, in Markdown
+  python -m benchmarks report build/full --excerpt               what README and docs/benchmarks.md quote, in Markdown
 """
 
 
@@ -142,7 +142,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
     report = commands.add_parser("report", help="write tables and pictures of results again")
     report.add_argument("results", type=Path, metavar="RESULTS", help="results.json or its folder")
-    report.add_argument("--excerpt", action="store_true", help="only print what README quotes, in Markdown")
+    report.add_argument("--excerpt", action="store_true", help="only print what README and docs/benchmarks.md quote, in Markdown")
     report.add_argument("--into", type=Path, metavar="DOCUMENT", help="put them between the markers of a document")
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""What README quotes of a run, in Markdown: a table of shapes, and the means of each regime."""
+"""What README and docs/benchmarks.md quote of a run, in Markdown: a table of shapes, and the means of each regime."""
 
 from __future__ import annotations
 
