@@ -142,7 +142,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
     report = commands.add_parser("report", help="write tables and pictures of results again")
     report.add_argument("results", type=Path, metavar="RESULTS", help="results.json or its folder")
-    report.add_argument("--excerpt", action="store_true", help="only print what README and docs/benchmarks.md quote, in Markdown")
+    report.add_argument(
+        "--excerpt", action="store_true", help="only print what README and the manual quote, in Markdown"
+    )
     report.add_argument("--into", type=Path, metavar="DOCUMENT", help="put them between the markers of a document")
     return parser.parse_args(argv)
 

@@ -33,7 +33,10 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,
 }
-html_sidebars = {"**": ["globaltoc"]}
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_sidebars = {"**": ["pages"]}
 html_show_sourcelink = False
 html_copy_source = False
 
