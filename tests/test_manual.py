@@ -10,10 +10,7 @@ import doctest
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-import fastln
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -28,23 +25,12 @@ def is_missing(*modules):
     return any(find_spec(name) is None for name in modules)
 
 
-def takes_bfloat16():
-    """Whether this version converts parameters in bfloat16."""
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    one = np.ones(1, ml_dtypes.bfloat16)
-    try:
-        fastln.LayerNorm(1).load_state_dict({"weight": one, "bias": one})
-    except TypeError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
 def test_page(page, subtests, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pages write files
     reader = sybil.Sybil([PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), SkipParser()])
     document = reader.parse(page)
-    document.namespace.update(is_missing=is_missing, takes_bfloat16=takes_bfloat16)
+    document.namespace["is_missing"] = is_missing
     examples = list(document.examples())
     assert len(examples) >= page.read_text(encoding="utf-8").count("```python"), (
         "a block that is not read is not tested"
