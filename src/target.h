@@ -21,8 +21,13 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__clang__)
+// Two comparisons are joined by & where a second branch would cost more than the second comparison.
+#if __has_warning("-Wbitwise-instead-of-logical")
+#pragma clang diagnostic ignored "-Wbitwise-instead-of-logical"
+#endif
+#elif defined(__GNUC__)
 // GCC 12 calls the undefined pass-through operands of its own AVX-512 intrinsics uninitialized (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
@@ -30,7 +35,7 @@
 #define FLN_PRAGMA(text) _Pragma(#text)
 #define FLN_FIRST(feature) feature
 #define FLN_NEXT(feature) "," feature
-#define FLN_TARGET_BEGIN(isa) FLN_REGION_BEGIN(isa(FLN_FIRST, FLN_NEXT))
+#define FLN_TARGET_BEGIN(isa) FLN_REGION_BEGIN(isa(FLN_FIRST, FLN_NEXT, FLN_NEXT))
 #if defined(__clang__)
 #define FLN_REGION_BEGIN(features) \
   FLN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
