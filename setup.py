@@ -2,15 +2,21 @@
 
 import os
 import runpy
+import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from glob import glob
-from itertools import chain
+from itertools import chain, repeat
+from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 # Baseline flags for everything: the kernels choose their instruction set in the source (src/target.h).
@@ -34,6 +40,23 @@ if SANITIZERS:
     HARDENING = []
     LINK_FLAGS = LINK_FLAGS + CHECKS
 OPENMP_FLAG = "-fopenmp"
+SERIAL_FLAGS = ["-Wno-unused-but-set-variable"]  # Cython's parallel loops have variables that only OpenMP reads
+
+# All of src/ is linked into this one; the others reach the kernels by cimport.
+MODULE_OF_KERNELS = "fastln._core.isa"
+
+# What takes the compiler longest, first: started last, it would be waited for alone.
+SLOWEST = [f"src/target_{isa}.cpp" for isa in ("avx2", "avx512", "sse2", "neon", "scalar")]
+
+PROBE = "#include <Python.h>\nint main() { return 0; }\n"
+OPENMP_PROBE = """#include <omp.h>
+int main() {
+  int threads = 0;
+#pragma omp parallel reduction(+ : threads)
+  threads += omp_get_num_threads();
+  return threads < 1;
+}
+"""
 
 
 def find(pattern: str) -> list[str]:
@@ -41,18 +64,68 @@ def find(pattern: str) -> list[str]:
     return sorted(glob(pattern, recursive=True))
 
 
-def compiles(compiler, flag: str) -> bool:
-    """Whether the compiler builds and links a small program with the flag."""
+def say(text: str) -> None:
+    """A line for whoever waits for the build; pip shows it with -v."""
+    sys.stderr.write(f"fastln: {text}\n")  # at once: the threads of the pool would mix what print writes in pieces
+
+
+@contextmanager
+def silence():
+    """Within: what compilers say is not seen."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def builds(compiler, program: str, flags: list[str]) -> bool:
+    """Whether the compiler builds and links a small program with these flags."""
     with tempfile.TemporaryDirectory() as folder:
         source = os.path.join(folder, "probe.cpp")
         with open(source, "w") as file:
-            file.write("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+            file.write(program)
         try:
-            objects = compiler.compile([source], output_dir=folder, extra_postargs=[flag])
-            compiler.link_executable(objects, os.path.join(folder, "probe"), extra_postargs=[flag])
+            objects = compiler.compile([source], output_dir=folder, extra_postargs=flags)
+            executable = os.path.join(folder, "probe")
+            compiler.link_executable(objects, executable, extra_postargs=flags, target_lang="c++")
         except Exception:
             return False
     return True
+
+
+def require_compiler(compiler) -> None:
+    """End the build with one sentence where there is no compiler; what one that fails says stands above it."""
+    if not builds(compiler, PROBE, CXX_FLAGS):
+        name = compiler.compiler_so_cxx[0]
+        fault = "does not build a small program with Python.h" if shutil.which(name) else "is not there"
+        raise SystemExit(f"fastln: a C++17 compiler is needed, and {name} {fault}: install g++ or name one in CXX")
+
+
+def openmp_flags(compiler) -> list[str]:
+    """What a build for several threads needs; nothing where that is refused (FASTLN_OPENMP=0) or not there."""
+    if os.environ.get("FASTLN_OPENMP", "1") == "0":
+        return []
+    with silence():
+        if builds(compiler, OPENMP_PROBE, [OPENMP_FLAG]):
+            return [OPENMP_FLAG]
+    say(f"the compiler does not take {OPENMP_FLAG} (clang needs libomp for it); this build runs on one thread")
+    return []
+
+
+def write_options(path: str, compiler, flags: list[str]) -> str:
+    """A file that is written anew only if something else than the sources has changed: all modules depend on it."""
+    command = compiler.compiler_so_cxx
+    asked = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    lines = [*command, asked.stdout.partition("\n")[0], *flags, *LINK_FLAGS, f"numpy {numpy.__version__}"]
+    options = "\n".join(lines) + "\n"
+    if not os.path.exists(path) or Path(path).read_text() != options:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(path).write_text(options)
+    return path
 
 
 def side_by_side(compile_sources, pool: ThreadPoolExecutor):
@@ -62,32 +135,56 @@ def side_by_side(compile_sources, pool: ThreadPoolExecutor):
     instruction sets are in one module.
     """
 
+    def compile_one(source, options):
+        began = time.monotonic()
+        objects = compile_sources([source], **options)
+        say(f"compiled {source} ({time.monotonic() - began:.0f} s)")
+        return objects
+
     def compile_all(sources, **options):
-        objects = pool.map(lambda source: compile_sources([source], **options), sources)
-        return list(chain.from_iterable(objects))
+        order = sorted(sources, key=lambda source: SLOWEST.index(source) if source in SLOWEST else len(SLOWEST))
+        return list(chain.from_iterable(pool.map(compile_one, order, repeat(options))))
 
     return compile_all
 
 
 class Build(build_ext):
-    """build_ext that leaves OpenMP out where it is refused (FASTLN_OPENMP=0) or not there, and records the facts."""
+    """build_ext that knows which flags the compiler takes, compiles all sources side by side, and says what it does."""
+
+    def run(self):
+        """Build as usual, an editable install too: setuptools would build it in folders that it removes afterwards."""
+        if SANITIZERS and self.inplace:
+            raise SystemExit(f"fastln: a sanitized build goes to {SANITIZED_PLACE}: run python setup.py build")
+        if not self.editable_mode:
+            super().run()
+            return
+        removed = self.build_lib
+        lasting = build(self.distribution)
+        lasting.ensure_finalized()
+        self.build_lib, self.build_temp = lasting.build_lib, lasting.build_temp
+        super().run()
+        for module in self.get_outputs():
+            copy = os.path.join(removed, os.path.relpath(module, self.build_lib))
+            self.mkpath(os.path.dirname(copy))
+            self.copy_file(module, copy)
+        self.build_lib = removed
 
     def build_extensions(self):
         """Complete the flags of each extension, then build as usual."""
-        if SANITIZERS and self.inplace:
-            raise SystemExit(f"fastln: a sanitized build goes to {SANITIZED_PLACE}: run python setup.py build")
-        wanted = os.environ.get("FASTLN_OPENMP", "1") != "0"
-        openmp = [OPENMP_FLAG] if wanted and compiles(self.compiler, OPENMP_FLAG) else []
-        if wanted and not openmp:
-            print(
-                f"fastln: the compiler does not take {OPENMP_FLAG}; this build runs on one thread",
-                file=sys.stderr,
-            )
-        flags = CXX_FLAGS + HARDENING + openmp + (STRICT_FLAGS if os.environ.get("FASTLN_STRICT") == "1" else [])
+        require_compiler(self.compiler)
+        openmp = openmp_flags(self.compiler)
+        flags = CXX_FLAGS + HARDENING + (STRICT_FLAGS if os.environ.get("FASTLN_STRICT") == "1" else [])
+        told = " ".join(flags + openmp)
+        options = write_options(os.path.join(self.build_temp, "options.txt"), self.compiler, flags + openmp)
         for extension in self.extensions:
+            extension.depends.append(options)
             extension.extra_compile_args += flags
-            extension.extra_link_args += openmp + LINK_FLAGS
-            extension.define_macros += [("FLN_BUILD_FLAGS", f'"{" ".join(flags)}"')]
+            extension.extra_link_args += LINK_FLAGS
+            if extension.name != MODULE_OF_KERNELS:  # the kernels are the same with and without OpenMP
+                extension.extra_compile_args += openmp or SERIAL_FLAGS
+                extension.extra_link_args += openmp
+            extension.define_macros += [("FLN_BUILD_FLAGS", f'"{told}"')]
+        self.extensions.sort(key=lambda extension: extension.name != MODULE_OF_KERNELS)  # it takes longest
         self.parallel = self.parallel or os.cpu_count()
         with ThreadPoolExecutor(self.parallel) as pool:
             self.compiler.compile = side_by_side(self.compiler.compile, pool)
@@ -95,9 +192,9 @@ class Build(build_ext):
 
 
 def extension(source: str) -> Extension:
-    """One module of the package. The kernels are linked into that of the ISAs; the others reach them by cimport."""
+    """One module of the package."""
     name = source.removesuffix(".pyx").replace("/", ".")
-    has_kernels = name.endswith(".isa")
+    has_kernels = name == MODULE_OF_KERNELS
     return Extension(
         name,
         [source, *(find("src/*.cpp") if has_kernels else [])],
