@@ -178,6 +178,25 @@ def judged_dtype(dtype):
 
 
 @pytest.fixture
+def openmp():
+    """Skip where the package was built to run serially."""
+    from internals import config
+
+    if not config()["build"]["openmp"]:
+        pytest.skip("built without OpenMP")
+
+
+@pytest.fixture
+def libgomp(openmp):
+    """Skip where the runtime is not the one whose ways are tried."""
+    from helpers import output_of
+
+    runtimes = output_of("from internals import config; print(*config()['runtime']['openmp_library'])")
+    if "libgomp.so.1" not in runtimes:
+        pytest.skip("runs on another OpenMP runtime than libgomp")
+
+
+@pytest.fixture
 def torch():
     """PyTorch, where it is installed."""
     return pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -26,29 +26,6 @@ def restored_count():
     fastln.set_num_threads(previous)
 
 
-@pytest.fixture
-def openmp():
-    """Skip where the package was built to run serially."""
-    if "no openmp" in output_of("import fastln; fastln.show_config()").lower() or not fastln_has_openmp():
-        pytest.skip("built without OpenMP")
-
-
-def fastln_has_openmp():
-    from fastln._core import threads
-
-    return threads.openmp_version() > 0
-
-
-@pytest.fixture
-def libgomp(openmp):
-    """Skip where the runtime is not the one whose ways are tried."""
-    if not any("libgomp.so.1" in path for path in output_of(RUNTIMES).splitlines()):
-        pytest.skip("runs on another OpenMP runtime than libgomp")
-
-
-RUNTIMES = "import fastln._core.facts as facts; print('\\n'.join(facts.config()['runtime']['openmp_library']))"
-
-
 # num_threads is asked once
 
 
@@ -182,7 +159,7 @@ def test_bound_threads_do_not_limit_the_default(binding, first, openmp):
 
 @linux
 @pytest.mark.parametrize("order", ["torch, fastln", "fastln, torch"])
-def test_bound_threads_do_not_limit_the_default_with_torch(order, openmp, torch):
+def test_bound_threads_do_not_limit_the_default_with_torch(order, libgomp, torch):
     assert int(output_of(f"import {order}; {COUNT}", OMP_PROC_BIND="true")) == CPUS
 
 
@@ -356,7 +333,7 @@ def limit_memory(megabytes):
 @linux
 @pytest.mark.parametrize("megabytes", [0, 9, 30, 200])
 @pytest.mark.parametrize("stack", [None, "2M", "16384"])
-def test_memory_for_the_stacks_of_few_threads(megabytes, stack, openmp):
+def test_memory_for_the_stacks_of_few_threads(megabytes, stack, libgomp):
     code = (
         TEAM
         + MEMORY

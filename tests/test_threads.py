@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_all_same_bits, assert_same_bits, output_of
-from internals import Waking
+from internals import Waking, config
 from operations import MIXED
 from regimes import make_mixed_rows, make_rows
 
@@ -36,7 +36,7 @@ def restored_count():
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("7", 7), ("2,4", 2)])
-def test_omp_num_threads_sets_the_default(value, expected):
+def test_omp_num_threads_sets_the_default(value, expected, openmp):
     assert int(output_of(COUNT, OMP_NUM_THREADS=value)) == expected
 
 
@@ -63,21 +63,26 @@ def test_the_default_is_at_most_the_quota_of_the_container():
 
 
 @pytest.mark.parametrize("value", ["", "0", "-2", "many"])
-def test_a_bad_omp_num_threads_counts_as_unset(value):
+def test_a_bad_omp_num_threads_counts_as_unset(value, libgomp):
     assert int(output_of(COUNT, OMP_NUM_THREADS=value)) == int(output_of(COUNT))
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "many"])
+def test_no_omp_num_threads_makes_it_less_than_one(value):
+    assert int(output_of(COUNT, OMP_NUM_THREADS=value)) >= 1
 
 
 # set, get, with
 
 
-def test_set_num_threads_sets_what_get_num_threads_gets():
+def test_set_num_threads_sets_what_get_num_threads_gets(openmp):
     for count in (1, 2, 5, np.int64(3)):
         fastln.set_num_threads(count)
         assert fastln.get_num_threads() == count
         assert type(fastln.get_num_threads()) is int
 
 
-def test_threads_nest_and_restore():
+def test_threads_nest_and_restore(openmp):
     fastln.set_num_threads(4)
     with fastln.threads(3):
         assert fastln.get_num_threads() == 3
@@ -87,14 +92,14 @@ def test_threads_nest_and_restore():
     assert fastln.get_num_threads() == 4
 
 
-def test_threads_restore_after_an_exception():
+def test_threads_restore_after_an_exception(openmp):
     fastln.set_num_threads(2)
     with pytest.raises(KeyError), fastln.threads(5):
         raise KeyError
     assert fastln.get_num_threads() == 2
 
 
-def test_one_scope_may_be_entered_again_and_nested():
+def test_one_scope_may_be_entered_again_and_nested(openmp):
     fastln.set_num_threads(2)
     three, five = fastln.threads(3), fastln.threads(5)
     for _ in range(2):
@@ -113,7 +118,7 @@ def test_one_scope_may_be_entered_again_and_nested():
     assert fastln.get_num_threads() == 2
 
 
-def test_one_scope_may_be_entered_in_many_threads_and_tasks_at_once():
+def test_one_scope_may_be_entered_in_many_threads_and_tasks_at_once(openmp):
     fastln.set_num_threads(2)
     three, five = fastln.threads(3), fastln.threads(5)
     meeting = threading.Barrier(2)
@@ -145,7 +150,7 @@ def test_one_scope_may_be_entered_in_many_threads_and_tasks_at_once():
     assert asyncio.run(both()) == [3, 3]
 
 
-def test_a_scope_decorates_functions():
+def test_a_scope_decorates_functions(openmp):
     fastln.set_num_threads(2)
 
     @fastln.threads(3)
@@ -156,7 +161,7 @@ def test_a_scope_decorates_functions():
     assert fastln.get_num_threads() == 2
 
 
-def test_threads_hold_in_their_own_thread_only():
+def test_threads_hold_in_their_own_thread_only(openmp):
     fastln.set_num_threads(2)
     entered, asked = threading.Event(), threading.Event()
     seen = []
@@ -189,13 +194,23 @@ BAD_COUNTS = [
 @pytest.mark.parametrize(("count", "error"), BAD_COUNTS)
 def test_bad_counts_are_refused_and_change_nothing(count, error):
     fastln.set_num_threads(2)
+    before = fastln.get_num_threads()
     with pytest.raises(error, match=r"must be .*got"):
         fastln.set_num_threads(count)
     with pytest.raises(error, match=r"must be .*got"), fastln.threads(count):
         pass
     with pytest.raises(error, match=r"^num_threads must be .*got"):
         fastln.layer_norm(np.zeros((2, 3)), num_threads=count)
-    assert fastln.get_num_threads() == 2
+    assert fastln.get_num_threads() == before
+
+
+def test_a_build_without_openmp_says_one_thread_whatever_is_set():
+    if config()["build"]["openmp"]:
+        pytest.skip("built with OpenMP")
+    fastln.set_num_threads(3)
+    with fastln.threads(2):
+        assert fastln.get_num_threads() == 1
+    assert config()["runtime"]["num_threads_reason"] == "built without OpenMP"
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 1000])
@@ -221,17 +236,6 @@ def team(call):
     call()
     print(1 + len(os.listdir("/proc/self/task")) - before)
 """
-
-
-@pytest.fixture(scope="session")
-def openmp():
-    """Skip where the package was built to run serially."""
-    code = TEAM + "team(lambda: fastln.layer_norm(x, num_threads=2))"
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs /proc")
-    if "no openmp" in output_of("import fastln; fastln.show_config()").lower():
-        pytest.skip("built without OpenMP")
-    assert output_of(code) == "2", "built with OpenMP, but two threads were asked for and did not come"
 
 
 CALLS = {
@@ -634,7 +638,7 @@ def run_in_threads(work, count):
             future.result(timeout=60)
 
 
-def test_python_threads_may_use_different_counts_and_errors(always_parallel):
+def test_python_threads_may_use_different_counts_and_errors(always_parallel, openmp):
     x = make_mixed_rows(50, 65, np.float64)
     expected = fastln.layer_norm(x)
 
