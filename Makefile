@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools docs
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench docs perf-gate test fuzz sanitize check lint wheel clean
+.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check lint wheel clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -38,8 +38,11 @@ sanitize: $(VENV)/.test ## build with the address and undefined behaviour saniti
 	FASTLN_SANITIZE=address,undefined $(BIN)/python setup.py -q build
 	tools/sanitize.sh
 
+builds: $(VENV)/.test ## build with clang and without OpenMP too, each apart from the rest, and run a fast part of the tests with each
+	tools/builds.sh
+
 check: lint $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
-	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace --force
+	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace
 	$(PYTEST)
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
 
@@ -58,8 +61,11 @@ wheel: $(VENV)/.wheel ## sdist, wheel from the sdist, tests against the wheel in
 	$(BIN)/python -m build
 	PYTHON=$(PYTHON) tools/test_wheel.sh
 
-# The package in this folder, importable anywhere in the environment.
+# The package in this folder, importable anywhere in the environment. It is built first, since pip would hide the lines
+# that tell how far the compiler is.
 $(VENV)/.built: $(SOURCES) | $(VENV)/.made
+	@echo "Building fastln: the kernels take a few minutes of the compiler, once."
+	$(BIN)/python setup.py -q build_ext --inplace
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Runs tests and a minute of the fuzzer against the sanitized build, with copies of both beside it: there the package of
-# the clone is not in the way. Any report ends the process that it is about, so a report is a failure.
+# Runs tests and a minute of the fuzzer against the sanitized build. Any report ends the process that it is about, so a
+# report is a failure.
 set -eu
-clone=$(cd "$(dirname "$0")/.." && pwd)
-place=$clone/build/sanitize/address-undefined/lib
-rm -rf "$place/tests" "$place/tools"
-cp -r "$clone/tests" "$clone/tools" "$clone/pyproject.toml" "$place"
-cd "$place"
+if [ "${1-}" != beside ]; then
+  cd "$(dirname "$0")/.."
+  exec tools/beside_build.sh "$PWD/build/sanitize/address-undefined/lib" tools/sanitize.sh beside
+fi
+shift
 
 # Python itself is not sanitized: the runtime has to be there before it, and before the C++ runtime whose exceptions it
 # watches. Every allocation of Python goes to malloc, so that it is watched too. Leaks are not looked for, since an
 # interpreter that ends leaves much behind. A signal is left to the tests that wait for one. Fresh processes inherit all.
 library() { "${CXX:-g++}" -print-file-name="$1"; }
 export LD_PRELOAD="$(library libasan.so) $(library libubsan.so) $(library libstdc++.so)"
-export PYTHONPATH="$place" PYTHONMALLOC=malloc
+export PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
 
