@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -132,13 +133,22 @@ def build_wheel(interpreter: Interpreter, sdist: Path, scratch: Path) -> Path:
 
 
 def why_no_older(wheel: Path) -> str:
-    """Which symbols keep the wheel from an older glibc."""
+    """Which symbols of which files keep the wheel from an older glibc."""
     shown = json.loads(run(sys.executable, "-m", "auditwheel", "show", "--json", wheel))
     newest = max(
-        (version for version in shown["versioned_symbols"]["libc.so.6"]),
+        (version for version in shown["versioned_symbols"]["libc.so.6"] if re.fullmatch(r"GLIBC_[\d.]+", version)),
         key=lambda version: tuple(map(int, re.findall(r"\d+", version))),
     )
-    return f"{shown['overall_tag']}, for {newest}"
+    with tempfile.TemporaryDirectory() as scratch:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(scratch)
+        wanting = []
+        for file in sorted(Path(scratch).glob("fastln*/**/*.so*")):
+            listed = run("nm", "--dynamic", "--undefined-only", "--with-symbol-versions", file)
+            symbols = sorted(set(re.findall(rf"(\S+)@{re.escape(newest)}$", listed, re.MULTILINE)))
+            if symbols:
+                wanting.append(f"{file.name.partition('.')[0]}: {', '.join(symbols)}")
+    return f"{shown['overall_tag']}, for {newest} ({'; '.join(wanting)})"
 
 
 def check_wheel(interpreter: Interpreter, wheel: Path, whole: bool, scratch: Path) -> bool:
