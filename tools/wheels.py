@@ -169,7 +169,12 @@ def check_wheel(interpreter: Interpreter, wheel: Path, whole: bool, scratch: Pat
     subprocess.run([python, "-m", "pip", "install", "-q", "--group", "test"], cwd=place, check=True)
     say(f"{interpreter.tag}: {'the whole suite' if whole else 'the fast part of the suite'}")
     tests = [] if whole else [f"tests/{name}" for name in FAST]
-    return subprocess.run([python, "-m", "pytest", "-q", *tests], cwd=place).returncode == 0
+    return (
+        subprocess.run(
+            [python, "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", *tests], cwd=place
+        ).returncode
+        == 0
+    )
 
 
 def main() -> int:
