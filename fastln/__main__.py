@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from fastln import _reference as reference
 from fastln import _self_test as self_test
 from fastln._core.facts import as_text, config
 
@@ -28,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     for isa, by_dtype in errors.items():
         cells = ", ".join(f"{dtype} {error:.3f}" for dtype, error in by_dtype.items())
         print(f"  {isa}: {cells}{'' if max(by_dtype.values()) <= MOST else '  FAILED'}")
+    unjudged = [dtype for dtype in self_test.DTYPES if not reference.long_double_suffices(dtype)]
+    if unjudged:
+        print(f"  not judged: {', '.join(unjudged)} (long double has no more digits here)")
     if checks:
         print("self-test:", flush=True)
     for name, check in checks.items():

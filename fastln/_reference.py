@@ -21,6 +21,11 @@ from numpy.typing import DTypeLike, NDArray
 Floats = NDArray[np.floating[Any]]
 
 
+def long_double_suffices(dtype: DTypeLike) -> bool:
+    """Whether long double has digits enough to judge results of this dtype here (on some platforms it is a double)."""
+    return bool(np.finfo(np.longdouble).nmant >= np.finfo(dtype).nmant + 10)
+
+
 class Normalized(NamedTuple):
     """Rows before weight and bias: x_hat (..., D), and mean and rstd (..., 1) that it was made with."""
 

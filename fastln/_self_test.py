@@ -102,9 +102,14 @@ def on_each_isa() -> Iterator[tuple[str, str]]:
 
 
 def forward_errors() -> dict[str, dict[str, float]]:
-    """The largest error of y for each available instruction set and dtype, in eps times the size of the result."""
+    """The largest error of y for each available instruction set and dtype, in eps times the size of the result.
+
+    Without the dtypes that the reference cannot judge on this platform.
+    """
     errors: dict[str, dict[str, float]] = {}
     for isa, dtype in on_each_isa():
+        if not reference.long_double_suffices(dtype):
+            continue
         largest = 0.0
         for cols, mean in itertools.product(COLS, MEANS):
             given = make_rows(6, cols, dtype, mean)
@@ -120,6 +125,8 @@ def forward_errors() -> dict[str, dict[str, float]]:
 def check_gradients() -> Iterator[str]:
     """dx, dweight and dbias of ordinary rows keep their bounds."""
     for isa, dtype in on_each_isa():
+        if not reference.long_double_suffices(dtype):
+            continue
         for cols, mean in itertools.product(COLS[1:], MEANS):
             given = make_rows(20, cols, dtype, mean)
             normalized = reference.normalize(given.x)

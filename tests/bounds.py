@@ -9,11 +9,6 @@ import numpy as np
 from fastln._reference import gradient_sizes, gradients, output_size, parameter_gradients, scale_and_shift
 
 
-def long_double_suffices(dtype):
-    """Whether long double can judge results of this dtype here (on some platforms it is a double)."""
-    return np.finfo(np.longdouble).nmant >= np.finfo(dtype).nmant + 10
-
-
 def half_subnormal(dtype):
     """Half of the smallest subnormal: what one correct rounding costs where the dtype has no more digits."""
     return np.longdouble(np.finfo(dtype).smallest_subnormal) / 2

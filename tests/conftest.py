@@ -170,7 +170,7 @@ def dtype(request):
 @pytest.fixture
 def judged_dtype(dtype):
     """A dtype whose results long double can judge on this platform."""
-    from bounds import long_double_suffices
+    from fastln._reference import long_double_suffices
 
     if not long_double_suffices(dtype):
         pytest.skip(f"long double has {np.finfo(np.longdouble).nmant} bits here: too few to judge {dtype}")

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from bounds import Judged, gradient_errors, half_subnormal, long_double_suffices, output_error
+from bounds import Judged, gradient_errors, half_subnormal, output_error
 from conftest import find_stale_build
 from helpers import assert_same_bits, at_offset, in_wider_rows
 from operations import OPERATIONS
 from regimes import GRADIENT_REGIMES, REGIMES, eps_of, make_mixed_rows, make_rows
 
-from fastln._reference import normalize
+from fastln._reference import long_double_suffices, normalize
 
 BACKWARD = OPERATIONS["layer_norm_backward"]
 

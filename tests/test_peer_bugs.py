@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bounds import USUAL, are_usual, gradient_errors, judge_gradients, long_double_suffices, output_error
+from bounds import USUAL, are_usual, gradient_errors, judge_gradients, output_error
 from helpers import assert_same_bits, output_of
 
 import fastln
-from fastln._reference import normalize
+from fastln._reference import long_double_suffices, normalize
 
 
 def assert_exact(x, eps=1e-5):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bounds import PROMISED, long_double_suffices, output_error
+from bounds import PROMISED, output_error
 from helpers import assert_all_same_bits, assert_same_bits
 from operations import Kind
 from regimes import DTYPES
 
 import fastln
-from fastln._reference import normalize
+from fastln._reference import long_double_suffices, normalize
 
 hypothesis = pytest.importorskip("hypothesis", reason="Hypothesis is not installed")
 from hypothesis import given, settings  # noqa: E402

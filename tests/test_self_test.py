@@ -213,6 +213,15 @@ def test_a_broken_promise_is_the_exit_status(monkeypatch, capsys):
     assert command.main([]) == 0
 
 
+def test_what_long_double_cannot_judge_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(self_test.reference, "long_double_suffices", lambda dtype: dtype == "float32")
+    assert command.main([]) == 0
+    text = capsys.readouterr().out
+    assert "  not judged: float64 " in text
+    assert not [line for line in text.splitlines() if line.startswith("  scalar:") and "float64" in line]
+    assert self_test.broken_promises(self_test.check_gradients) == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the rounding of the machine through the C library of Linux")
 def test_kernels_that_round_otherwise_are_noticed():
     # The kernels themselves compute other bits here: nothing of fastln is replaced.

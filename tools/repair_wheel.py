@@ -31,9 +31,9 @@ LICENCES = (
 )
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, cwd: Path | None = None) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -162,7 +162,7 @@ def check_wheel(interpreter: Interpreter, wheel: Path, whole: bool, scratch: Pat
     say(f"{interpreter.tag}: self-test, with nothing but NumPy there")
     if subprocess.run([python, "-m", "fastln", "--self-test"], cwd=place).returncode:
         return False
-    runtimes = json.loads(run(python, "-m", "fastln", "--json"))["runtime"]["openmp_library"]
+    runtimes = json.loads(run(python, "-m", "fastln", "--json", cwd=place))["runtime"]["openmp_library"]
     if [Path(runtime).parts[-2:] for runtime in runtimes] != [(PLACE, RUNTIME)]:
         say(f"{interpreter.tag}: the OpenMP runtime must be the wheel's own, got {runtimes}")
         return False
@@ -183,6 +183,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="TAG", help="these interpreters alone, e.g. cp312")
     parser.add_argument("--fast", action="store_true", help="the whole suite for none of them")
     options = parser.parse_args()
+    if sys.platform != "linux":
+        raise SystemExit("wheels: make wheels is for Linux; pip wheel . builds one for this machine")
     found = find_interpreters(candidates(), wanted_pythons())
     interpreters = [each for each in found if not options.only or each.tag in options.only]
     if not interpreters:
