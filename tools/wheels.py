@@ -190,7 +190,9 @@ def main() -> int:
     if not interpreters:
         raise SystemExit("wheels: no interpreter to build for")
     shutil.rmtree(DIST, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, ROOT)
+    # Not in an environment of its own: setup.py runs Cython in this folder, and what a build with another NumPy leaves
+    # in build/ would be taken for the clone's own.
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", DIST, ROOT)
     (sdist,) = DIST.iterdir()
     say(f"{sdist.name}, {sdist.stat().st_size / 1e6:.1f} MB")
     failed = []
