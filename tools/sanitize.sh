@@ -33,5 +33,8 @@ fi
 for left_out in accuracy memory emulated benchmarks examples train; do
   set -- "$@" --ignore-glob="*$left_out*"
 done
-python -m pytest -q -x -p no:cacheprovider "$@"
+# Nor the kernels of other instruction sets than the best, which the fuzzer has (those that are not inlined here take the
+# scalar ones 20 times as long); nor limits of the address space, of which the sanitizer needs terabytes.
+others=$(python -c 'import fastln; print("".join(f" and not {isa}" for isa in fastln.available_isas()[1:]))')
+python -m pytest -q -x -n auto --dist worksteal -p no:cacheprovider "$@" -k "not memory_for_the_stacks$others"
 python tools/fuzz.py --seconds 60
