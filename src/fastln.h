@@ -14,8 +14,9 @@ extern "C" {
 // How the numbers of x, y, dy and dx are stored. All other arrays hold numbers of the type that it is computed in.
 typedef enum fln_element { FLN_F32, FLN_F64, FLN_ELEMENTS } fln_element;
 
-// What a row is normalized by.
-typedef enum fln_norm { FLN_LAYER_NORM, FLN_NORMS } fln_norm;
+// What a row is normalized by: mean and standard deviation, or the root mean square. RMS norm has neither mean nor
+// bias: it ignores `mean` and `bias`, and there must be no `dbias`.
+typedef enum fln_norm { FLN_LAYER_NORM, FLN_RMS_NORM, FLN_NORMS } fln_norm;
 
 // One call of a norm. What may be NULL is absent. Strides count elements from one row to the next and may be zero (x
 // only) or negative. y may be x itself (same address and stride); apart from that nothing overlaps y, mean or rstd.

@@ -5,6 +5,7 @@
 // A case is 8 numbers (int64: direction, norm, element, rows, cols, has weight, has bias; double: eps), then
 //   direction 0, forward:   x, weight, bias; its result is y, mean, rstd.
 //   direction 1, backward:  x, weight, dy, mean, rstd; its result is dx, dweight, dbias.
+// A norm that has neither mean nor bias does without these and dbias.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -26,6 +27,8 @@ struct Sizes {
   int64_t stored, computed;
 };
 constexpr Sizes SIZES[FLN_ELEMENTS] = {{4, 4}, {8, 8}};
+
+bool has_mean(const Header& header) { return header.norm == FLN_LAYER_NORM; }
 
 using Bytes = std::vector<char>;
 
@@ -55,13 +58,14 @@ bool forward(const Header& header, Sizes size, const fln_norm_kernels& kernels) 
   const Bytes x = read(rows * cols, size.stored);
   const Bytes weight = read(header.weight ? cols : 0, size.computed);
   const Bytes bias = read(header.bias ? cols : 0, size.computed);
-  Bytes y = room(rows * cols, size.stored), mean = room(rows, size.computed), rstd = room(rows, size.computed);
+  Bytes y = room(rows * cols, size.stored), rstd = room(rows, size.computed);
+  Bytes mean = room(has_mean(header) ? rows : 0, size.computed);
   fln_forward_args args = {};
   args.x = x.data();
   args.y = y.data();
   args.weight = header.weight ? weight.data() : nullptr;
   args.bias = header.bias ? bias.data() : nullptr;
-  args.mean = mean.data();
+  args.mean = has_mean(header) ? mean.data() : nullptr;
   args.rstd = rstd.data();
   args.x_stride = args.y_stride = args.cols = cols;
   args.eps = header.eps;
@@ -95,12 +99,12 @@ Gradients gradients(const Header& header, Sizes size, fln_backward_args args, co
   fln_backward_parts parts;
   element.divide(header.rows, header.cols, &parts);
   Gradients result = {room(header.rows * header.cols, size.stored), room(header.cols, size.computed),
-                      room(header.cols, size.computed)};
+                      room(has_mean(header) ? header.cols : 0, size.computed)};
   std::vector<double> dweight(static_cast<size_t>(parts.chunks * parts.totals), -1.0), dbias(dweight);
   std::vector<double> terms(parts.terms / sizeof(double) + 1);
   args.dx = result.dx.data();
   args.dweight = result.dweight.data();
-  args.dbias = result.dbias.data();
+  args.dbias = has_mean(header) ? result.dbias.data() : nullptr;
   args.dweight_totals = dweight.data();
   args.dbias_totals = dbias.data();
   args.terms = terms.data();
@@ -124,11 +128,11 @@ bool backward(const Header& header, Sizes size, const fln_element_kernels& eleme
   const Bytes x = read(rows * cols, size.stored);
   const Bytes weight = read(header.weight ? cols : 0, size.computed);
   const Bytes dy = read(rows * cols, size.stored);
-  const Bytes mean = read(rows, size.computed), rstd = read(rows, size.computed);
+  const Bytes mean = read(has_mean(header) ? rows : 0, size.computed), rstd = read(rows, size.computed);
   fln_backward_args args = {};
   args.dy = dy.data();
   args.x = x.data();
-  args.mean = mean.data();
+  args.mean = has_mean(header) ? mean.data() : nullptr;
   args.rstd = rstd.data();
   args.weight = header.weight ? weight.data() : nullptr;
   args.dy_stride = args.x_stride = args.dx_stride = args.cols = cols;

@@ -3,6 +3,8 @@
 //   dx      = rstd * (g - sum(g) / cols - x_hat * sum(g * x_hat) / cols)     over each row
 //   dweight = sum of dy * x_hat, dbias = sum of dy                     over the rows
 //
+// A norm without a mean lacks the sum of g and, having no bias, dbias.
+//
 // Ba, Kiros and Hinton, "Layer Normalization" (2016), arXiv:1607.06450, differentiated.
 //
 // Two sweeps: the first finds the sums of a row (row_terms.h), the second writes dx and adds to dweight and dbias
@@ -126,7 +128,8 @@ struct Backward {
   FLN_INLINE bool has_whole_lines() const { return call.cols % LANES<S> == 0; }
 
   void run(const Chunk<T>& chunk) const {
-    if constexpr (Call::DX && Call::DWEIGHT == Call::DBIAS) {  // the others take the general way to the same bits
+    // The others take the general way to the same bits.
+    if constexpr (Call::DX && (Call::DWEIGHT == Call::DBIAS || !Call::Norm::HAS_BIAS)) {
       if (call.cols <= LANES<T>) return short_gradients<1>(call, chunk);
       if (call.cols <= 2 * LANES<T>) return short_gradients<2>(call, chunk);
       if (call.cols <= 3 * LANES<T>) return short_gradients<3>(call, chunk);
@@ -162,12 +165,12 @@ struct Backward {
 // it.
 template <typename S, typename Norm, bool DX, bool WEIGHT, typename Work>
 FLN_INLINE void with_sums(const fln_backward_args& args, Work work) {
-  if (args.dweight && args.dbias) {
-    work(Backward<BackwardCall<S, Norm, DX, true, true, WEIGHT>>{{args}});
-  } else if (args.dweight) {
+  if constexpr (Norm::HAS_BIAS) {
+    if (args.dbias && args.dweight) return work(Backward<BackwardCall<S, Norm, DX, true, true, WEIGHT>>{{args}});
+    if (args.dbias) return work(Backward<BackwardCall<S, Norm, DX, false, true, WEIGHT>>{{args}});
+  }
+  if (args.dweight) {
     work(Backward<BackwardCall<S, Norm, DX, true, false, WEIGHT>>{{args}});
-  } else if (args.dbias) {
-    work(Backward<BackwardCall<S, Norm, DX, false, true, WEIGHT>>{{args}});
   } else if constexpr (DX) {
     work(Backward<BackwardCall<S, Norm, DX, false, false, WEIGHT>>{{args}});
   }
@@ -208,9 +211,9 @@ void backward(const fln_backward_args* args, ptrdiff_t chunk) {
 template <typename S, typename Norm>
 void backward_terms(const fln_backward_args* args, ptrdiff_t block) {
   if (args->dx && args->weight) {
-    Backward<BackwardCall<S, Norm, true, true, true, true>>{{*args}}.run_terms(block);
+    Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, true>>{{*args}}.run_terms(block);
   } else {
-    Backward<BackwardCall<S, Norm, true, true, true, false>>{{*args}}.run_terms(block);
+    Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, false>>{{*args}}.run_terms(block);
   }
 }
 

@@ -20,16 +20,20 @@ struct BackwardCall {
   using S = StoredAs;
   using Norm = NormOf;
   using T = Computed<S>;
-  static_assert(Norm::HAS_MEAN, "both sweeps take the mean into account");
+  static_assert(Norm::HAS_BIAS || !WITH_DBIAS, "a norm without a bias has no gradient of it");
   static constexpr bool DX = WITH_DX, DWEIGHT = WITH_DWEIGHT, DBIAS = WITH_DBIAS, WEIGHT = WITH_WEIGHT;
+  // Whether the second sweep needs anything of the first: of the mean, which dbias does without, or for dx.
+  static constexpr bool NEEDS_TERMS = DX || (DWEIGHT && Norm::HAS_MEAN);
 
   const fln_backward_args& args;
   const ptrdiff_t cols = args.cols;
   const double inv_cols = 1.0 / static_cast<double>(cols);
   const bool in_one = cols <= WAITING_COLS<T>;
   const T* const weight = static_cast<const T*>(args.weight);
-  const T* const mean = static_cast<const T*>(args.mean);
+  const T* const means = static_cast<const T*>(args.mean);
   const T* const rstd = static_cast<const T*>(args.rstd);
+
+  FLN_INLINE T mean(ptrdiff_t row) const { return Norm::HAS_MEAN ? means[row] : 0; }
 
   FLN_INLINE const S* x(ptrdiff_t row) const { return static_cast<const S*>(args.x) + row * args.x_stride; }
   FLN_INLINE const S* dy(ptrdiff_t row) const { return static_cast<const S*>(args.dy) + row * args.dy_stride; }

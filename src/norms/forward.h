@@ -1,4 +1,4 @@
-// y = (x - mean) * rstd * weight + bias over each row, rstd = 1 / sqrt(var + eps).
+// y = (x - mean) * rstd * weight + bias over each row, rstd = 1 / sqrt(var + eps); of RMS norm y = x * rstd * weight.
 // Ba, Kiros and Hinton, "Layer Normalization" (2016), arXiv:1607.06450, equation 4.
 #pragma once
 
@@ -41,7 +41,9 @@ struct Forward {
   FLN_INLINE Written<S> y(ptrdiff_t row) const {
     return {static_cast<S*>(args.y) + row * args.y_stride, args.y_stride};
   }
-  FLN_INLINE T* mean(ptrdiff_t row) const { return args.mean ? static_cast<T*>(args.mean) + row : nullptr; }
+  FLN_INLINE T* mean(ptrdiff_t row) const {
+    return Norm::HAS_MEAN && args.mean ? static_cast<T*>(args.mean) + row : nullptr;
+  }
   FLN_INLINE T* rstd(ptrdiff_t row) const { return args.rstd ? static_cast<T*>(args.rstd) + row : nullptr; }
 
   template <int ROWS>
@@ -53,7 +55,7 @@ struct Forward {
   template <int ROWS>
   FLN_INLINE void write_stats(ptrdiff_t row, const Moments<Norm, T, ROWS>& m,
                               const RowScales<Norm, T, ROWS>& scales) const {
-    if (args.mean) write(m.mean(), mean(row));
+    if (mean(row)) write(m.mean(), mean(row));
     if (args.rstd) {
       for (int r = 0; r < ROWS; ++r) rstd(row)[r] = scales.rstd[r];
     }
@@ -90,7 +92,7 @@ struct Forward {
     for (; row + ROWS <= last; row += ROWS) {
       if (ahead) {
         for (int r = 0; r < ROWS; ++r) m.shift[r] = next.shift[r];
-        if constexpr (ROWS > GROUP) keep_in_memory(m.shift);
+        if constexpr (ROWS > GROUP && Norm::HAS_MEAN) keep_in_memory(m.shift);
       } else {
         find_shift<Row>(m, x(row), cols, inv_cols);
       }
@@ -239,17 +241,16 @@ struct Forward {
 };
 
 // work(kernel) with the kernel of the parameters that are there.
+template <typename S, typename Norm, bool WEIGHT, typename Work>
+FLN_INLINE void with_bias(const fln_forward_args& args, Work work) {
+  if constexpr (Norm::HAS_BIAS) {
+    if (args.bias) return work(Forward<S, Norm, WEIGHT, true>{args});
+  }
+  work(Forward<S, Norm, WEIGHT, false>{args});
+}
 template <typename S, typename Norm, typename Work>
 FLN_INLINE void with_parameters(const fln_forward_args& args, Work work) {
-  if (args.weight && args.bias) {
-    work(Forward<S, Norm, true, true>{args});
-  } else if (args.weight) {
-    work(Forward<S, Norm, true, false>{args});
-  } else if (args.bias) {
-    work(Forward<S, Norm, false, true>{args});
-  } else {
-    work(Forward<S, Norm, false, false>{args});
-  }
+  args.weight ? with_bias<S, Norm, true>(args, work) : with_bias<S, Norm, false>(args, work);
 }
 
 struct WholeRows {

@@ -1,6 +1,6 @@
 // The second sweep of the gradients: dx, and what a block of rows adds to dweight and dbias.
 //
-//   dx = rstd * (g - mean_g - x_hat * mean_gx), g = dy * weight
+//   dx = rstd * (g - mean_g - x_hat * mean_gx), g = dy * weight; without a mean, mean_g is left out
 //   dweight = sum of dy * x_hat, dbias = sum of dy, over rows
 //
 // dweight and dbias are summed in T over a block of rows, as a tree over pairs of rows (which loses less than a chain).
@@ -30,32 +30,48 @@ struct SecondRow {
 template <typename V, typename Call, typename T = typename Call::T>
 FLN_INLINE SecondRow<typename Call::S, V> second_row(const Call& call, ptrdiff_t block_row, int r,
                                                      const BlockTerms<T>& terms, ptrdiff_t i) {
+  using Norm = typename Call::Norm;
   const ptrdiff_t row = block_row + r;
   SecondRow<typename Call::S, V> at;
   at.dy = call.dy(row) + i;
   at.x = call.x(row) + i;
   if (Call::DX || Call::DWEIGHT) {
-    at.mean = V::splat(call.mean[row]);
     at.rstd = V::splat(call.rstd[row]);
-    at.offset = V::splat(terms.offset[r]);
+    if constexpr (Norm::HAS_MEAN) {
+      at.mean = V::splat(call.mean(row));
+      at.offset = V::splat(terms.offset[r]);
+    }
   }
   if (Call::DX) {
     at.dx = call.dx(row) + i;
-    at.minus_mean_g = V::splat(-terms.mean_g[r]);
+    if constexpr (Norm::HAS_MEAN) at.minus_mean_g = V::splat(-terms.mean_g[r]);
     at.minus_mean_gx = V::splat(-terms.mean_gx[r]);
   }
   return at;
 }
 
-// One register of a row, d = x - mean: dx, and the row added to what its pair adds to dweight and dbias.
+// x_hat from d, which is x - mean or, without a mean, x.
+template <typename Norm, typename Row, typename V>
+FLN_INLINE V x_hat_of(const Row& row, V d) {
+  if constexpr (Norm::HAS_MEAN) return accurate_fma(d, row.rstd, row.offset);
+  return d * row.rstd;
+}
+
+// g - mean_g.
+template <typename Call, typename Row, typename V>
+FLN_INLINE V centered_g(const Row& row, V dy, V weight) {
+  if constexpr (!Call::Norm::HAS_MEAN) return Call::WEIGHT ? dy * weight : dy;
+  return Call::WEIGHT ? fma(dy, weight, row.minus_mean_g) : dy + row.minus_mean_g;
+}
+
+// One register of a row, as d: dx, and the row added to what its pair adds to dweight and dbias.
 template <typename Call, typename Row, typename V>
 FLN_INLINE V gradients(const Row& row, bool is_first, V d, V dy, V weight, V& dw, V& db) {
   if (Call::DBIAS) db = is_first ? dy : db + dy;
   if (!Call::DX && !Call::DWEIGHT) return dy;  // nobody asks for it
-  const V x_hat = accurate_fma(d, row.rstd, row.offset);
+  const V x_hat = x_hat_of<typename Call::Norm>(row, d);
   if (Call::DWEIGHT) dw = is_first ? dy * x_hat : accurate_fma(dy, x_hat, dw);
-  const V g = Call::WEIGHT ? fma(dy, weight, row.minus_mean_g) : dy + row.minus_mean_g;
-  return fma(x_hat, row.minus_mean_gx, g) * row.rstd;
+  return fma(x_hat, row.minus_mean_gx, centered_g<Call>(row, dy, weight)) * row.rstd;
 }
 
 // How dx is stored; the last two go past the cache.
@@ -108,7 +124,7 @@ struct SecondSweep {
     }
     if (Call::WEIGHT) weight = load_lanes<V, ALL>(to.weight + i, n);
     for (int k = 0; k < ROWS; ++k) {
-      const V d = Call::DX || Call::DWEIGHT ? x[k] - rows[k].mean : dy[k];
+      const V d = Call::DX || Call::DWEIGHT ? centered<typename Call::Norm>(x[k], rows[k].mean) : dy[k];
       dx[k] = gradients<Call>(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
     if (Call::DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);

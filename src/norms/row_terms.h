@@ -1,10 +1,10 @@
 // The first sweep of the gradients: what the second one needs of each row (BlockTerms).
 //
 //   z = (x - mean) * rstd, g = dy * weight          offset = -sum(z) / cols            x_hat = z + offset
-//   mean_g = sum(g) / cols                          mean_gx = sum(g * x_hat) / cols = (sum(g * z) + offset * sum(g)) /
-//   cols
+//   mean_g = sum(g) / cols              mean_gx = sum(g * x_hat) / cols = (sum(g * z) + offset * sum(g)) / cols
 //
-// The saved mean is rounded to T, so z differs from x_hat by a constant, which is found here too.
+// The saved mean is rounded to T, so z differs from x_hat by a constant, which is found here too. Without a mean z is
+// x_hat, and mean_gx is all that is needed.
 #pragma once
 
 #include "../rows/sums.h"
@@ -15,19 +15,22 @@ constexpr int TREE = 8;
 template <typename T>
 constexpr ptrdiff_t TREE_COLS = TREE * LANES<T>;
 
-// The sums over a row: of z, g and g * z.
-enum { Z, G, GZ, TERM_SUMS };
-template <typename V>
-using TermSums = Sums<V, TERM_SUMS>;
+// The sums over a row: of z and g, if there is a mean, and of g * z.
+enum { Z, G };
+template <typename Norm>
+constexpr int TERM_SUMS = Norm::HAS_MEAN ? 3 : 1;
+template <typename Norm>
+constexpr int GZ = TERM_SUMS<Norm> - 1;
+template <typename Norm, typename V>
+using TermSums = Sums<V, TERM_SUMS<Norm>>;
 
 // Over one register or two.
-template <int COUNT, typename V>
-FLN_INLINE TermSums<V> leaf_sums(const V* z, const V* g) {
-  if constexpr (COUNT == 1) {
-    return {{z[0], g[0], g[0] * z[0]}};
-  } else {
-    return {{z[0] + z[1], g[0] + g[1], fma(g[1], z[1], g[0] * z[0])}};
-  }
+template <typename Norm, int COUNT, typename V>
+FLN_INLINE TermSums<Norm, V> leaf_sums(const V* z, const V* g) {
+  const V gz = COUNT == 1 ? g[0] * z[0] : fma(g[COUNT - 1], z[COUNT - 1], g[0] * z[0]);
+  if constexpr (!Norm::HAS_MEAN) return {{gz}};
+  if constexpr (Norm::HAS_MEAN && COUNT == 1) return {{z[0], g[0], gz}};
+  if constexpr (Norm::HAS_MEAN && COUNT == 2) return {{z[0] + z[1], g[0] + g[1], gz}};
 }
 
 // The leaves of a row's trees, in registers R, which are virtual ones or pieces of them.
@@ -36,7 +39,8 @@ struct TermLeaves {
   using V = R;
   using S = typename Call::S;
   using T = typename Call::T;
-  using Sum = TermSums<V>;
+  using Norm = typename Call::Norm;
+  using Sum = TermSums<Norm, V>;
   static constexpr ptrdiff_t lanes = LANES<T>;
   Stored<S> dy, x;
   const T* weight;  // or NULL
@@ -47,21 +51,21 @@ struct TermLeaves {
   FLN_INLINE Sum one(ptrdiff_t i, ptrdiff_t n) const {
     V z, g;
     load<false>(i, n, z, g);
-    return leaf_sums<1>(&z, &g);
+    return leaf_sums<Norm, 1>(&z, &g);
   }
   template <bool ALL>
   FLN_INLINE Sum two(ptrdiff_t i, ptrdiff_t n) const {
     V z[2], g[2];
     load<true>(i, lanes, z[0], g[0]);
     load<ALL>(i + lanes, n, z[1], g[1]);
-    return leaf_sums<2>(z, g);
+    return leaf_sums<Norm, 2>(z, g);
   }
 
   // z and g of one register of columns. Lanes past the end of the row are 0.
   template <bool ALL>
   FLN_INLINE void load(ptrdiff_t i, ptrdiff_t n, V& z, V& g) const {
     const V means = V::splat(mean);
-    z = ((ALL ? x.template load<V>(i) : x.load_first(i, n, means)) - means) * V::splat(rstd);
+    z = centered<Norm>(ALL ? x.template load<V>(i) : x.load_first(i, n, means), means) * V::splat(rstd);
     g = dy.template lanes<V, ALL>(i, n);
     if (Call::WEIGHT) g = g * load_lanes<V, ALL>(weight + i, n);
   }
@@ -76,11 +80,11 @@ struct Tree {
   const TermLeaves<Call, Vec<T>>& row;
   bool in_one;
 
-  FLN_INLINE TermSums<Vec<T>> whole(ptrdiff_t i) const {
+  FLN_INLINE TermSums<typename Call::Norm, Vec<T>> whole(ptrdiff_t i) const {
     if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, COLS);
     return tree_by_pieces<TREE>(row, i);
   }
-  FLN_INLINE TermSums<Vec<T>> first(ptrdiff_t i, ptrdiff_t n) const {
+  FLN_INLINE TermSums<typename Call::Norm, Vec<T>> first(ptrdiff_t i, ptrdiff_t n) const {
     if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, n);
     return tree_first<TREE>(row, i, n);
   }
@@ -88,26 +92,34 @@ struct Tree {
 
 // From the sums over lanes of a row, the `r`-th of its block. The three sums of these share most of their work.
 template <typename Call, typename V, typename T = typename Call::T>
-FLN_INLINE void write_terms(const Call& call, const TermSums<V>& lanes, BlockTerms<T>& terms, int r) {
+FLN_INLINE void write_terms(const Call& call, const TermSums<typename Call::Norm, V>& lanes, BlockTerms<T>& terms,
+                            int r) {
+  using Norm = typename Call::Norm;
   using A = typename V::value_type;
-  A sums[4];
-  sums_of_4(lanes.of[Z], lanes.of[G], lanes.of[GZ], lanes.of[GZ], sums);
-  const A inv = static_cast<A>(call.inv_cols), offset = -(sums[Z] * inv);
-  terms.offset[r] = static_cast<T>(offset);
-  terms.mean_g[r] = static_cast<T>(sums[G] * inv);
-  terms.mean_gx[r] = static_cast<T>((sums[GZ] + offset * sums[G]) * inv);
+  const A inv = static_cast<A>(call.inv_cols);
+  const V& gz = lanes.of[GZ<Norm>];
+  if constexpr (Norm::HAS_MEAN) {
+    A sums[4];
+    sums_of_4(lanes.of[Z], lanes.of[G], gz, gz, sums);
+    const A offset = -(sums[Z] * inv);
+    terms.offset[r] = static_cast<T>(offset);
+    terms.mean_g[r] = static_cast<T>(sums[G] * inv);
+    terms.mean_gx[r] = static_cast<T>((sums[GZ<Norm>] + offset * sums[G]) * inv);
+  } else {
+    terms.mean_gx[r] = static_cast<T>(gz.sum() * inv);
+  }
 }
 
 template <bool PREFETCH, typename Call, typename T = typename Call::T>
 FLN_INLINE void find_terms(const Call& call, ptrdiff_t row, BlockTerms<T>& terms, int r) {
   const TermLeaves<Call, Vec<T>> leaves = {
-      {call.dy(row), 0}, {call.x(row), 0}, call.weight, call.mean[row], call.rstd[row]};
+      {call.dy(row), 0}, {call.x(row), 0}, call.weight, call.mean(row), call.rstd[row]};
   const ptrdiff_t cols = call.cols;
   if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
     if (PREFETCH) prefetch_ahead(leaves.x.start, cols);
     return write_terms(call, tree_first<TREE>(leaves, 0, cols), terms, r);
   }
-  auto totals = Totals<T, TERM_SUMS>::zero();
+  auto totals = Totals<T, TERM_SUMS<typename Call::Norm>>::zero();
   add_blocks(totals, Tree<Call, PREFETCH>{leaves, call.in_one}, 0, cols);
   write_terms(call, totals.folded(), terms, r);
 }
@@ -116,6 +128,6 @@ FLN_INLINE void find_terms(const Call& call, ptrdiff_t row, BlockTerms<T>& terms
 template <bool PREFETCH, typename Call, typename T = typename Call::T>
 __attribute__((noinline)) void first_sweep(const Call& call, ptrdiff_t block_row, int r, int end,
                                            BlockTerms<T>& terms) {
-  if (!Call::DX && !Call::DWEIGHT) return;  // dbias needs nothing
+  if (!Call::NEEDS_TERMS) return;
   for (; r < end; ++r) find_terms<PREFETCH>(call, block_row + r, terms, r);
 }

@@ -11,6 +11,7 @@ struct ShortGradients {
   using Call = CallOf;
   using S = typename Call::S;
   using T = typename Call::T;
+  using Norm = typename Call::Norm;
   using V = Vec<T>;
   const Call& call;
   V weight[VECS];
@@ -37,11 +38,11 @@ struct ShortGradients {
     SecondRow<S, V> second[ROWS];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
-      const V center = V::splat(call.mean[row + r]), scale = V::splat(call.rstd[row + r]);
+      const V center = V::splat(call.mean(row + r)), scale = V::splat(call.rstd[row + r]);
       V z[VECS], g[VECS];
 #pragma GCC unroll 4
       for (int v = 0; v < VECS; ++v) {
-        d[r][v] = load(call.x(row + r), v, center) - center;
+        d[r][v] = centered<Norm>(load(call.x(row + r), v, center), center);
         z[v] = d[r][v] * scale;
         dy[r][v] = load(call.dy(row + r), v, V::splat(0));
         g[v] = Call::WEIGHT ? dy[r][v] * weight[v] : dy[r][v];
@@ -64,11 +65,11 @@ struct ShortGradients {
 
   // The tree of the first sweep over longer rows.
   template <int COUNT>
-  static FLN_INLINE TermSums<V> sums(const V* z, const V* g) {
+  static FLN_INLINE TermSums<Norm, V> sums(const V* z, const V* g) {
     if constexpr (COUNT <= 2) {
-      return leaf_sums<COUNT>(z, g);
+      return leaf_sums<Norm, COUNT>(z, g);
     } else {
-      return leaf_sums<2>(z, g) + leaf_sums<COUNT - 2>(z + 2, g + 2);
+      return leaf_sums<Norm, 2>(z, g) + leaf_sums<Norm, COUNT - 2>(z + 2, g + 2);
     }
   }
 

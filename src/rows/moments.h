@@ -10,6 +10,8 @@
 //
 // Sums run over 4 registers (64 float lanes) for a block of CHAIN_STEPS steps; the sums of blocks are added in more
 // precision (sums.h), so the error does not grow with cols.
+//
+// A norm without a mean has a shift of 0 and one sum, of the squares; there is nothing to verify.
 // Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), shifted data and pairwise.
 #pragma once
 
@@ -38,13 +40,6 @@ constexpr double SMALLEST_VARIANCE = 0x1p-100;
 template <>
 constexpr double SMALLEST_VARIANCE<double> = 0x1p-960;
 
-// x around the shift, which a norm without a mean does without.
-template <typename Norm, typename V>
-FLN_INLINE V centered(V x, V shifts) {
-  if constexpr (Norm::HAS_MEAN) return x - shifts;
-  return x;
-}
-
 template <typename Norm, typename V>
 FLN_INLINE Sums<V, MOMENT_SUMS<Norm>> moment_sums(V d, V dd) {
   if constexpr (Norm::HAS_MEAN) return {{d, dd}};
@@ -52,10 +47,11 @@ FLN_INLINE Sums<V, MOMENT_SUMS<Norm>> moment_sums(V d, V dd) {
 }
 
 // The sums over the first COUNT registers of each step of x[0..n), n <= CHAIN_COLS, on as many accumulators as the ISA
-// has registers for; the others in a sweep of their own over the same block, which is in L1 by then.
+// has registers for (ACCUMULATORS, of two sums each); the others in a sweep of their own over the same block, which is
+// in L1 by then.
 template <typename Norm, int COUNT, typename S, typename T = Computed<S>>
 FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Stored<S> x, ptrdiff_t n, T shift) {
-  if constexpr (COUNT > ACCUMULATORS) {
+  if constexpr (COUNT * MOMENT_SUMS<Norm> > 2 * ACCUMULATORS) {
     constexpr ptrdiff_t half = COUNT / 2 * LANES<T>;
     const auto low = chain_sums<Norm, COUNT / 2>(x, n, shift);
     return low + chain_sums<Norm, COUNT / 2>(x.from(half), n - half, shift);
