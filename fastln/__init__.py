@@ -1,4 +1,4 @@
-"""fastln: fast, accurate and reproducible layer normalization on the CPU, for NumPy arrays."""
+"""fastln: fast, accurate and reproducible layer and RMS normalization on the CPU, for NumPy arrays."""
 
 try:
     from fastln._core.isa import available_isas, get_isa, set_isa
@@ -15,9 +15,9 @@ except ModuleNotFoundError as error:
 from fastln._core.facts import show_config
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
-from fastln.gradients import layer_norm_backward
+from fastln.gradients import layer_norm_backward, rms_norm_backward
 from fastln.modules import LayerNorm, LayerNormGradients, LayerNormSaved
-from fastln.norms import layer_norm, layer_norm_forward
+from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
 
 __all__ = [
     "LayerNorm",
@@ -30,6 +30,9 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "set_isa",
     "set_num_threads",
     "show_config",

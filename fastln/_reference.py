@@ -27,7 +27,10 @@ def long_double_suffices(dtype: DTypeLike) -> bool:
 
 
 class Normalized(NamedTuple):
-    """Rows before weight and bias: x_hat (..., D), and mean and rstd (..., 1) that it was made with."""
+    """Rows before weight and bias: x_hat (..., D), and mean and rstd (..., 1) that it was made with.
+
+    The mean is 0, without axes, where the norm takes x as it is (RMS norm).
+    """
 
     x_hat: Floats
     mean: Floats
@@ -60,12 +63,26 @@ def normalize(x: Floats, eps: float = 1e-5, precision: DTypeLike = np.longdouble
         return Normalized(centred * rstd, high + low, rstd)
 
 
+def normalize_by_rms(x: Floats, eps: float = 1e-5, precision: DTypeLike = np.longdouble) -> Normalized:
+    """The same around 0: x_hat = x rstd with rstd = 1 / sqrt(mean square + eps)."""
+    wide = np.ascontiguousarray(x).astype(precision)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rstd = 1 / np.sqrt(np.square(wide).mean(axis=-1, keepdims=True) + wide.dtype.type(eps))
+        return Normalized(wide * rstd, np.zeros((), precision), rstd)
+
+
 def layer_norm(
     x: Floats, weight: Floats | None = None, bias: Floats | None = None, eps: float = 1e-5
 ) -> tuple[Floats, Floats, Floats]:
     """Layer norm of the last axis of x (..., D): y = x_hat weight + bias, mean and rstd. weight and bias are (D,)."""
     x_hat, mean, rstd = normalize(x, eps)
     return scale_and_shift(x_hat, weight, bias), mean, rstd
+
+
+def rms_norm(x: Floats, weight: Floats | None = None, eps: float = 1e-5) -> tuple[Floats, Floats]:
+    """RMS norm of the last axis of x (..., D): y = x_hat weight and rstd. weight is (D,)."""
+    x_hat, _, rstd = normalize_by_rms(x, eps)
+    return scale_and_shift(x_hat, weight, None), rstd
 
 
 def scale_and_shift(x_hat: Floats, weight: Floats | None, bias: Floats | None) -> Floats:
@@ -85,10 +102,16 @@ def layer_norm_backward(dy: Floats, x: Floats, weight: Floats | None = None, eps
     return gradients(dy, normalize(x, eps), weight)
 
 
-def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None) -> Gradients:
-    """Those of layer_norm_backward, in the precision of x_hat.
+def rms_norm_backward(dy: Floats, x: Floats, weight: Floats | None = None, eps: float = 1e-5) -> tuple[Floats, Floats]:
+    """The gradients of sum(dy * rms_norm(x)): dx (..., D); dweight (D,), over all axes but the last."""
+    dx, dweight, _ = gradients(dy, normalize_by_rms(x, eps), weight)
+    return dx, dweight
 
-    With g = dy weight, dx = rstd (g - mean(g) - x_hat mean(g x_hat)).
+
+def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None) -> Gradients:
+    """Those of layer_norm_backward or rms_norm_backward, in the precision of x_hat.
+
+    With g = dy weight, dx = rstd (g - mean(g) - x_hat mean(g x_hat)), without mean(g) where the norm has no mean.
     """
     g, mean_g, along = _terms_of_dx(dy, normalized, weight)
     return Gradients(normalized.rstd * (g - mean_g - along), *parameter_gradients(dy, normalized.x_hat))
@@ -112,11 +135,11 @@ def gradient_sizes(dy: Floats, normalized: Normalized, weight: Floats | None = N
 
 
 def _terms_of_dx(dy: Floats, normalized: Normalized, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """g, its mean, and what of it points along x_hat."""
+    """g, its mean (0 where the norm has none), and what of it points along x_hat."""
     x_hat = normalized.x_hat
     g = scale_and_shift(np.ascontiguousarray(dy).astype(x_hat.dtype), weight, None)
     along = x_hat * (g * x_hat).mean(axis=-1, keepdims=True)
-    return g, g.mean(axis=-1, keepdims=True), along
+    return g, g.mean(axis=-1, keepdims=True) if normalized.mean.ndim else normalized.mean, along
 
 
 def sum_rows(terms: Floats) -> Floats:

@@ -28,6 +28,7 @@ DTYPES = ("float32", "float64")
 COLS = (1, 7, 16, 64, 65, 100, 768, 1000, 4096)
 # Mean of rows with standard deviation 1: the size of the mean is what other layer norms lose digits to.
 MEANS = (0.0, 1e3, 1e4)
+EPS = 1e-5
 # What ordinary rows keep, in eps of the dtype: see docs/accuracy.md.
 USUAL = {"y": 2, "dx": 4, "dweight": 2, "dbias": 2}
 # Instruction sets that promise the same bits, and a checksum of them.
@@ -102,7 +103,7 @@ def on_each_isa() -> Iterator[tuple[str, str]]:
 
 
 def forward_errors() -> dict[str, dict[str, float]]:
-    """The largest error of y for each available instruction set and dtype, in eps times the size of the result.
+    """The largest error of any norm's y for each available instruction set and dtype, in eps times its size.
 
     Without the dtypes that the reference cannot judge on this platform.
     """
@@ -113,11 +114,14 @@ def forward_errors() -> dict[str, dict[str, float]]:
         largest = 0.0
         for cols, mean in itertools.product(COLS, MEANS):
             given = make_rows(6, cols, dtype, mean)
-            x_hat = reference.normalize(given.x).x_hat
-            exact = reference.scale_and_shift(x_hat, given.weight, given.bias)
-            size = reference.output_size(x_hat, given.weight, given.bias)
-            y = fastln.layer_norm(given.x, cols, given.weight, given.bias)
-            largest = max(largest, _in_eps(y - exact, size, dtype))
+            x, weight = given.x, given.weight
+            for y, normalized, bias in (
+                (fastln.layer_norm(x, cols, weight, given.bias, EPS), reference.normalize(x, EPS), given.bias),
+                (fastln.rms_norm(x, cols, weight, EPS), reference.normalize_by_rms(x, EPS), None),
+            ):
+                exact = reference.scale_and_shift(normalized.x_hat, weight, bias)
+                size = reference.output_size(normalized.x_hat, weight, bias)
+                largest = max(largest, _in_eps(y - exact, size, dtype))
         errors.setdefault(isa, {})[dtype] = largest
     return errors
 

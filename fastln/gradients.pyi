@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Literal, SupportsIndex, TypeAlias, overload
+from typing import Literal, SupportsFloat, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -152,3 +152,15 @@ def layer_norm_backward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats | None, _Floats | None, _Floats | None]: ...
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
+    output_mask: Sequence[bool] = (True, True),
+    weight_offset: SupportsFloat = 0.0,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats | None, _Floats | None]: ...

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,3 +76,25 @@ def layer_norm_forward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
+def rms_norm(
+    x: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> _Floats: ...
+def rms_norm_forward(
+    x: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats]: ...

@@ -1,4 +1,4 @@
-"""Layer normalization: what the arguments mean."""
+"""Layer norm and RMS norm: what the arguments mean."""
 
 cimport numpy as cnp
 
@@ -7,7 +7,9 @@ from fastln._core.arguments cimport (
     as_floats,
     as_out,
     as_parameter,
+    as_offset,
     as_sizes,
+    check_cast,
     check_matrix,
     check_out,
     check_parameter,
@@ -17,17 +19,19 @@ from fastln._core.arguments cimport (
     usable_result,
     usable_rows,
     usable_small,
+    with_offset,
 )
 from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
 from fastln._core.effort cimport FORWARD, limit_for
-from fastln._core.isa cimport FLN_LAYER_NORM
+from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
 from fastln._core.keywords cimport explain_keywords
 from fastln._core.names import keyword_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
     data_of,
+    default_eps,
     empty_rows,
     empty_stats,
     is_apart,
@@ -110,8 +114,8 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     cdef Forward call
     cdef Matrix m
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
-    if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
-        return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, False)
+    if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
+        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, False)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
@@ -161,8 +165,8 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     cdef Forward call
     cdef Matrix m
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
-    if not usual_layer_norm(&call, &m, x, normalized_shape, weight, bias, eps, out):
-        return other_layer_norm(x, normalized_shape, weight, bias, eps, out, asked, True)
+    if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
+        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, True)
     if out is None:
         out = fresh_result(&call, &m)
     mean, rstd = empty_stats(&m), empty_stats(&m)
@@ -171,32 +175,160 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     return out, mean, rstd
 
 
-cdef bint usual_layer_norm(
-    Forward* call, Matrix* m, object x, object normalized_shape, object weight, object bias, object eps, object out
+def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0.0, cast=None, out=None,
+             num_threads=None):
+    """Normalize the rows of x by their root mean square: y = x / sqrt(mean(x * x) + eps) * (weight_offset + weight).
+
+    A row is the block of the trailing `normalized_shape` dimensions.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape (..., *normalized_shape)
+        Rows may lie at any constant stride; other layouts are copied once.
+    normalized_shape : int or tuple of int, optional
+        Trailing dimensions to normalize over. None stands for the last one.
+    weight : array of floats, shape normalized_shape, optional
+        Scale per element, converted to x's dtype.
+    eps : float, optional
+        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, as in PyTorch, and is
+        seldom what a checkpoint was trained with: Llama's is 1e-5 or 1e-6, Gemma's 1e-6.
+    weight_offset : float
+        Added to weight, in x's dtype. 1 for checkpoints that store weight - 1, as Gemma's do.
+    cast : {None, "llama", "gemma"}
+        Where a model rounds to x's dtype: "llama" before the multiplication with weight, "gemma" after it. x is
+        computed with in its own dtype here, so all of these are the same.
+    out : ndarray, optional
+        Where to put the result: x's shape and dtype. It may be x itself; any other overlap with an input gives the
+        same result as if there were none.
+    num_threads : int, optional
+        Upper limit of threads for this call, instead of `get_num_threads()`. The result has the same bits for any.
+
+    Returns
+    -------
+    ndarray
+        `out`, or a new array with x's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If a shape does not fit, eps is negative or not finite, weight_offset is not finite or there is no weight to add
+        it to, cast is none of the above, out is read-only or overlaps itself, or num_threads < 1. Nothing has been
+        written then.
+
+    Notes
+    -----
+    With eps' = finfo(dtype).eps, the error of y is at most 4.5 eps' (float32) or 6 eps' (float64) times
+    |weight| max|x_hat|, the maximum over the row, for any finite row: docs/accuracy.md has the proof. Ordinary rows
+    stay within 2 eps', whatever their magnitude: squares neither overflow nor underflow. A NaN or Inf makes its own row
+    NaN and no other (PyTorch gives 0 for the finite numbers beside an Inf). The bits of a row depend on that row, eps,
+    weight, weight_offset and dtype alone.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np, fastln
+    >>> x = np.array([[3.0, 4.0], [-1e300, 1e300]])
+    >>> fastln.rms_norm(x, eps=1e-6).round(3)
+    array([[ 0.849,  1.131],
+           [-1.   ,  1.   ]])
+    """
+    cdef Forward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
+    cdef double offset = as_offset(weight_offset, weight is not None)
+    check_cast(cast)
+    if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
+        return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, False)
+    weight = with_offset(&m, weight, offset, &call.args.weight)
+    if out is None:
+        out = fresh_result(&call, &m)
+    call.args.mean = call.args.rstd = NULL
+    run_forward(&call, limit)
+    return out
+
+
+def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0.0, cast=None, out=None,
+                     num_threads=None):
+    """`rms_norm` that returns what the backward pass needs as well.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape (..., *normalized_shape)
+    normalized_shape, weight, eps, weight_offset, cast, out, num_threads
+        As in `rms_norm`.
+
+    Returns
+    -------
+    y : ndarray
+        As from `rms_norm`, with the same bits.
+    rstd : ndarray
+        1 / sqrt(mean(x * x) + eps) of each row, in x's dtype; shape: the leading dimensions of x, then 1 for each
+        normalized dimension.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm`.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np, fastln
+    >>> y, rstd = fastln.rms_norm_forward(np.array([[3.0, 4.0]]), eps=0)
+    >>> rstd.round(3)
+    array([[0.283]])
+    """
+    cdef Forward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
+    cdef double offset = as_offset(weight_offset, weight is not None)
+    check_cast(cast)
+    if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
+        return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, True)
+    weight = with_offset(&m, weight, offset, &call.args.weight)
+    if out is None:
+        out = fresh_result(&call, &m)
+    rstd = empty_stats(&m)
+    call.args.mean, call.args.rstd = NULL, data_of(rstd)
+    run_forward(&call, limit)
+    return out, rstd
+
+
+cdef inline bint usual_norm(
+    Forward* call, Matrix* m, fln_norm norm,
+    object x, object normalized_shape, object weight, object bias, object eps, object out
 ) noexcept:
     """Fills in a usual call, but for a result that is not there yet. False: the call is unusual, or wrong."""
     if not (
         matrix_of(m, x, normalized_shape)
         and parameter_of(m, weight, &call.args.weight)
         and parameter_of(m, bias, &call.args.bias)
-        and usual_eps(eps, &call.args.eps)
+        and (usual_eps(eps, &call.args.eps) or (norm == FLN_RMS_NORM and default_eps(m, eps, &call.args.eps)))
         and result_of(m, out, &call.args.y)
         and is_apart_or_same(out, x) and is_apart(out, weight) and is_apart(out, bias)
     ):
         return False
     call.args.x = data_of(x)
     call.args.x_stride = call.args.y_stride = m.cols
-    fill_in(call, m, x)
+    fill_in(call, m, norm, x)
     return True
 
 
-cdef inline void fill_in(Forward* call, const Matrix* m, object x) noexcept:
+cdef inline void fill_in(Forward* call, const Matrix* m, fln_norm norm, object x) noexcept:
     """What follows from the matrix."""
     call.args.cols = m.cols
     call.rows = m.rows
     call.bytes = FORWARD.arrays * nbytes_of(x)
     call.is_fresh = False
-    choose_forward(call, m.element, FLN_LAYER_NORM)
+    choose_forward(call, m.element, norm)
 
 
 cdef object fresh_result(Forward* call, const Matrix* m):
@@ -206,18 +338,20 @@ cdef object fresh_result(Forward* call, const Matrix* m):
     return y
 
 
-cdef object other_layer_norm(
-    object x, object normalized_shape, object weight, object bias, object eps, object out, int asked, bint stats
+cdef object other_norm(
+    fln_norm norm, object x, object normalized_shape, object weight, double offset, object bias, object eps, object out,
+    int asked, bint stats
 ):
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Forward call
     cdef Matrix m
     cdef int limit
+    cdef bint has_default = norm == FLN_RMS_NORM and eps is None
     # These may run anybody's code.
     x = as_floats("x", x)
     weight = as_parameter("weight", weight, x)
     bias = as_parameter("bias", bias, x)
-    call.args.eps = as_eps(eps)
+    call.args.eps = 0 if has_default else as_eps(eps)
     sizes = as_sizes(normalized_shape)
     out = as_out(out)
 
@@ -229,7 +363,8 @@ cdef object other_layer_norm(
     y = usable_result(out, &m)
     x = usable_rows(x, &m, y)
     weight, bias = usable_small(weight, &m, y), usable_small(bias, &m, y)
-    mean, rstd = (empty_stats(&m), empty_stats(&m)) if stats else (None, None)
+    has_mean = stats and norm == FLN_LAYER_NORM
+    mean, rstd = empty_stats(&m) if has_mean else None, empty_stats(&m) if stats else None
     limit = limit_for(&FORWARD, y, asked)
 
     if not (
@@ -239,15 +374,18 @@ cdef object other_layer_norm(
         and parameter_of(&m, bias, &call.args.bias)
     ):
         refuse_changes()
-    call.args.mean = data_of(mean) if stats else NULL
+    weight = with_offset(&m, weight, offset, &call.args.weight)
+    if has_default:
+        default_eps(&m, None, &call.args.eps)
+    call.args.mean = data_of(mean) if has_mean else NULL
     call.args.rstd = data_of(rstd) if stats else NULL
-    fill_in(&call, &m, x)
+    fill_in(&call, &m, norm, x)
     call.is_fresh = y is not out
     run_forward(&call, limit)
     if out is not None and y is not out:
         copy_into(out, y)
         y = out
-    return (y, mean, rstd) if stats else y
+    return (y, mean, rstd) if has_mean else (y, rstd) if stats else y
 
 
-explain_keywords(keyword_explainer(layer_norm, layer_norm_forward))
+explain_keywords(keyword_explainer(layer_norm, layer_norm_forward, rms_norm, rms_norm_forward))

@@ -148,24 +148,28 @@ BAD_SHAPE = {
     "complex": (lambda: 8j, TypeError),
 }
 
-BAD_MASK = {
-    "None": (lambda: None, TypeError),
-    "True": (lambda: True, TypeError),
-    "7": (lambda: 7, TypeError),
-    "word": (lambda: "111", TypeError),
-    "dict": (lambda: {"dx": True}, TypeError),
-    "set": (lambda: {True, False}, TypeError),
-    "array": (lambda: np.ones(3, bool), TypeError),
-    "object": (Odd, TypeError),
-    "of ints": (lambda: (1, 1, 0), TypeError),
-    "with None": (lambda: (True, None, True), TypeError),
-    "with words": (lambda: ["dx", "dweight", "dbias"], TypeError),
-    "with arrays": (lambda: (np.ones(2, bool), True, True), TypeError),
-    "empty": (lambda: (), ValueError),
-    "of one": (lambda: (True,), ValueError),
-    "of two": (lambda: [True, True], ValueError),
-    "of four": (lambda: (True,) * 4, ValueError),
-}
+
+def bad_masks(count):
+    """What cannot say which of so many results are wanted."""
+    return {
+        "None": (lambda: None, TypeError),
+        "True": (lambda: True, TypeError),
+        "7": (lambda: 7, TypeError),
+        "word": (lambda: "111"[:count], TypeError),
+        "dict": (lambda: {"dx": True}, TypeError),
+        "set": (lambda: {True, False}, TypeError),
+        "array": (lambda: np.ones(count, bool), TypeError),
+        "object": (Odd, TypeError),
+        "of ints": (lambda: (1, 0, 1)[:count], TypeError),
+        "with None": (lambda: (True, None, True)[:count], TypeError),
+        "with words": (lambda: ["dx", "dweight", "dbias"][:count], TypeError),
+        "with arrays": (lambda: (np.ones(2, bool), True, True)[:count], TypeError),
+        "empty": (lambda: (), ValueError),
+        "of one": (lambda: (True,), ValueError),
+        "one too few": (lambda: [True] * (count - 1), ValueError),
+        "one too many": (lambda: (True,) * (count + 1), ValueError),
+    }
+
 
 BAD_EPS = {
     "negative": (lambda: -1e-5, ValueError),
@@ -221,6 +225,27 @@ BAD_THREADS = {
 }
 
 
+BAD_OTHERS = {
+    "weight_offset": {
+        "nan": (lambda: float("nan"), ValueError),
+        "inf": (lambda: float("inf"), ValueError),
+        "too large an int": (lambda: 10**400, ValueError),
+        "None": (lambda: None, TypeError),
+        "word": (lambda: "1", TypeError),
+        "True": (lambda: True, TypeError),
+        "array": (lambda: np.ones(8), TypeError),
+        "object": (Odd, TypeError),
+    },
+    "cast": {
+        "other word": (lambda: "bert", ValueError),
+        "empty word": (lambda: "", ValueError),
+        "True": (lambda: True, TypeError),
+        "a dtype": (lambda: np.float16, TypeError),
+        "array": (lambda: np.array(["llama", "gemma"]), TypeError),
+        "object": (Odd, TypeError),
+    },
+}
+
 BAD_OF_KIND = {Kind.ROWS: BAD_ROWS, Kind.COLS: BAD_PARAMETER, Kind.STATS: BAD_STATS}
 
 
@@ -228,11 +253,12 @@ def bad_values(operation):
     """{argument: {what: (its maker, the exception)}}."""
     bad = {name: BAD_X if name == "x" else BAD_OF_KIND[kind] for name, kind in operation.arguments.items()}
     bad |= {"normalized_shape": BAD_SHAPE, "out": BAD_OUT, "num_threads": BAD_THREADS}
-    return (
-        bad
-        | ({"eps": BAD_EPS} if operation.takes_eps else {})
-        | ({"output_mask": BAD_MASK} if operation.has_mask else {})
-    )
+    if operation.takes_eps:
+        good = "None" if "eps" in operation.usual else ""  # then it has a default that is no number
+        bad["eps"] = {what: value for what, value in BAD_EPS.items() if what != good}
+    if operation.has_mask:
+        bad["output_mask"] = bad_masks(len(operation.results))
+    return bad | {name: BAD_OTHERS[name] for name in operation.others}
 
 
 def good_call(operation):
@@ -242,6 +268,7 @@ def good_call(operation):
         "normalized_shape": (8,),
         **({"eps": 1e-5} if operation.takes_eps else {}),
         **({"output_mask": (True,) * len(operation.results)} if operation.has_mask else {}),
+        **operation.others,
         "out": array(*SHAPE),
         "num_threads": 1,
     }

@@ -144,10 +144,10 @@ def make_calls():
     return calls
 
 
-def stats_of(x):
+def stats_of(x, has_mean):
     """Mean and rstd of each row as shape (rows, 1), by exact sums: gradients then depend on no other kernel."""
     wide = x.astype(np.float64)
-    mean = np.array([[math.fsum(row) / len(row)] for row in wide])
+    mean = np.array([[math.fsum(row) / len(row)] for row in wide]) if has_mean else np.zeros((len(x), 1))
     variance = np.array([[math.fsum(row) / len(row)] for row in np.square(wide - mean)])
     return mean.astype(x.dtype), (1 / np.sqrt(variance + EPS)).astype(x.dtype)
 
@@ -159,7 +159,7 @@ def arguments_of(call):
     values = dict(zip(("weight", "bias"), used((weight, bias), call.parameters), strict=True))
     kinds = NAMES[call.operation].arguments
     if Kind.STATS in kinds.values():
-        values |= zip(("mean", "rstd"), stats_of(x), strict=True)
+        values |= zip(("mean", "rstd"), stats_of(x, "mean" in kinds), strict=True)
     values |= {name: normal(call, name).astype(call.dtype) for name, kind in kinds.items() if kind is Kind.ROWS}
     return {name: x if name == "x" else values[name] for name in kinds}
 

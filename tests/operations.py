@@ -33,7 +33,7 @@ from regimes import (
 )
 
 import fastln
-from fastln._reference import normalize
+from fastln._reference import normalize, normalize_by_rms
 
 
 class Kind(Enum):
@@ -74,6 +74,8 @@ class Operation:
     in_place: Sequence[str] = ("x",)  # arguments whose array out= may be
     saved_by: str | None = None  # the operation whose results are the arguments of kind STATS
     takes_eps: bool = False
+    usual: Mapping[str, object] = field(default_factory=dict)  # what it is called with if a call does not say other
+    others: Mapping[str, object] = field(default_factory=dict)  # {argument: a good value}: what only it takes
     has_mask: bool = False  # output_mask= says which results are wanted; the others are None
     kernel: str | None = None  # the operation that runs on the same kernel and is tested where one is enough
 
@@ -82,7 +84,7 @@ class Operation:
 
     def __call__(self, **arguments):
         """The results by name, without those that are None."""
-        found = getattr(fastln, self.name)(**arguments)
+        found = getattr(fastln, self.name)(**{**self.usual, **arguments})
         if len(self.results) == 1:
             found = (found,)
         assert type(found) is tuple
@@ -202,25 +204,29 @@ def _make_data(operation, label, rows, cols, dtype):
     return data
 
 
-# layer_norm
+# Norms
 
 
 def _forward_errors(found, arguments, exact):
-    errors = {"y": output_error(found["y"], exact, arguments["weight"], arguments["bias"])}
+    errors = {"y": output_error(found["y"], exact, arguments["weight"], arguments.get("bias"))}
     if "mean" in found:
         errors["mean"] = mean_error(found["mean"], arguments["x"], exact)
+    if "rstd" in found:
         errors["rstd"] = rstd_error(found["rstd"], exact)
     return errors
 
 
-def _exact_gradients(arguments, eps, label):
-    dy, weight = arguments["dy"], arguments["weight"]
-    exact = normalize(arguments["x"], eps)
-    return {w is None: judge_gradients(dy, exact, w, even=label not in UNEVEN) for w in (weight, None)}
+def _exact_gradients_of(norm):
+    def exact_gradients(arguments, eps, label):
+        dy, weight = arguments["dy"], arguments["weight"]
+        exact = norm(arguments["x"], eps)
+        return {w is None: judge_gradients(dy, exact, w, even=label not in UNEVEN) for w in (weight, None)}
+
+    return exact_gradients
 
 
 def _gradient_errors(found, arguments, exact):
-    return gradient_errors(found.values(), exact[arguments["weight"] is None])
+    return gradient_errors(tuple(found.values()), exact[arguments["weight"] is None])
 
 
 def _tall_shapes(rows):
@@ -228,15 +234,43 @@ def _tall_shapes(rows):
     return [(rows, size) for size in (cols if rows > 65 else (*cols, 768, 4096))]
 
 
-_FORWARD = {
-    "arguments": {"x": Kind.ROWS, "weight": Kind.COLS, "bias": Kind.COLS},
-    "optional": ("weight", "bias"),
+_ANY_FORWARD = {
     "takes_eps": True,
-    "exact": lambda arguments, eps, label: normalize(arguments["x"], eps),
     "errors": _forward_errors,
     "regimes": tuple(REGIMES),
     "shapes": forward_shapes,
     "large": {f"{label}, D=1e6": (label, [(1, 1_000_000)]) for label in ("normal", "mean 1e5", "ramp", "two-valued")},
+}
+_FORWARD = _ANY_FORWARD | {
+    "arguments": {"x": Kind.ROWS, "weight": Kind.COLS, "bias": Kind.COLS},
+    "optional": ("weight", "bias"),
+    "exact": lambda arguments, eps, label: normalize(arguments["x"], eps),
+}
+_RMS_FORWARD = _ANY_FORWARD | {
+    "arguments": {"x": Kind.ROWS, "weight": Kind.COLS},
+    "optional": ("weight",),
+    "usual": {"eps": EPS},
+    "others": {"weight_offset": 0.0, "cast": "llama"},
+    "exact": lambda arguments, eps, label: normalize_by_rms(arguments["x"], eps),
+}
+
+_BACKWARD = {
+    "optional": ("weight",),
+    "in_place": ("dy", "x"),
+    "has_mask": True,
+    "errors": _gradient_errors,
+    "regimes": tuple(GRADIENT_REGIMES),
+    "shapes": gradient_shapes,
+    "large": {
+        f"{label}, {rows} rows": (label, _tall_shapes(rows))
+        for label in ("normal", "mean 1e4, dy constant rows")
+        for rows in (1, 8, 9, 31, 32, 33, 63, 64, 65, 1000)
+    }
+    | {
+        f"{label}, 200003 rows": (label, [(200_003, 3)])
+        for label in ("normal", "normal, dy mean 1e3", "normal, dy one number")
+    }
+    | {f"{label}, D=3e5": (label, [(2, 300_000)]) for label in ("mean 1e4", "normal, dy one number")},
 }
 
 _LIST = (
@@ -246,24 +280,20 @@ _LIST = (
         "layer_norm_backward",
         arguments={"dy": Kind.ROWS, "x": Kind.ROWS, "mean": Kind.STATS, "rstd": Kind.STATS, "weight": Kind.COLS},
         results={"dx": Kind.ROWS, "dweight": Kind.COLS, "dbias": Kind.COLS},
-        optional=("weight",),
-        in_place=("dy", "x"),
         saved_by="layer_norm_forward",
-        has_mask=True,
-        exact=_exact_gradients,
-        errors=_gradient_errors,
-        regimes=tuple(GRADIENT_REGIMES),
-        shapes=gradient_shapes,
-        large={
-            f"{label}, {rows} rows": (label, _tall_shapes(rows))
-            for label in ("normal", "mean 1e4, dy constant rows")
-            for rows in (1, 8, 9, 31, 32, 33, 63, 64, 65, 1000)
-        }
-        | {
-            f"{label}, 200003 rows": (label, [(200_003, 3)])
-            for label in ("normal", "normal, dy mean 1e3", "normal, dy one number")
-        }
-        | {f"{label}, D=3e5": (label, [(2, 300_000)]) for label in ("mean 1e4", "normal, dy one number")},
+        exact=_exact_gradients_of(normalize),
+        **_BACKWARD,
+    ),
+    Operation("rms_norm", results={"y": Kind.ROWS}, kernel="rms_norm_forward", **_RMS_FORWARD),
+    Operation("rms_norm_forward", results={"y": Kind.ROWS, "rstd": Kind.STATS}, **_RMS_FORWARD),
+    Operation(
+        "rms_norm_backward",
+        arguments={"dy": Kind.ROWS, "x": Kind.ROWS, "rstd": Kind.STATS, "weight": Kind.COLS},
+        results={"dx": Kind.ROWS, "dweight": Kind.COLS},
+        saved_by="rms_norm_forward",
+        others={"weight_offset": 0.0},
+        exact=_exact_gradients_of(normalize_by_rms),
+        **_BACKWARD,
     ),
 )
 

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from adversary import find_worst, promised
-from bounds import PROMISED, USUAL, errors_of_any_rows, judge_gradients, mean_error, output_error, rstd_error
+from bounds import (
+    PROMISED,
+    PROMISED_OF_RMS,
+    USUAL,
+    errors_of_any_rows,
+    judge_gradients,
+    mean_error,
+    output_error,
+    rstd_error,
+)
 
 import fastln
 from fastln._reference import normalize
@@ -46,6 +55,15 @@ def proved(dtype, steps):
     return {"y": output, "mean": lo, "rstd": rstd, "dx": dx, "dweight": rstd + x_hat + 5, "dbias": 4}
 
 
+def proved_of_rms(dtype, steps):
+    """The same of RMS norm."""
+    double = dtype == "float64"
+    square = steps + (6 if double else 3) + 3 * double
+    rstd = square / 2 + 1
+    dx = max(3 * rstd + 1 + (3 + 7 + 2) + 3, rstd + 3)
+    return {"y": square / 2 + 3, "rstd": rstd, "dx": dx, "dweight": rstd + 1 + 5}
+
+
 def block_steps():
     """CHAIN_STEPS of the kernels."""
     return int(re.search(r"CHAIN_STEPS = (\d+);", (ROOT / "src/rows/moments.h").read_text())[1])
@@ -54,9 +72,12 @@ def block_steps():
 @pytest.mark.skipif(not (ROOT / "src").exists(), reason="the sources are not here")
 @pytest.mark.parametrize("dtype", PROMISED)
 def test_what_is_promised_is_what_is_proved(dtype):
-    for result, constant in proved(dtype, block_steps()).items():
-        # What is of second order needs a little room, and more than one eps would be a promise too weak.
-        assert constant / 2 + 0.02 < PROMISED[dtype][result] < constant / 2 + 1.1, result
+    for derive, promises in ((proved, PROMISED), (proved_of_rms, PROMISED_OF_RMS)):
+        constants = derive(dtype, block_steps())
+        assert set(constants) == set(promises[dtype])
+        for result, constant in constants.items():
+            # What is of second order needs a little room, and more than one eps would be a promise too weak.
+            assert constant / 2 + 0.02 < promises[dtype][result] < constant / 2 + 1.1, result
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the documentation is not here")
@@ -66,6 +87,13 @@ def test_the_documentation_says_what_is_promised():
     assert {row[0]: (float(row[1]), float(row[2])) for row in table} == {
         result: (PROMISED["float32"][result], PROMISED["float64"][result]) for result in PROMISED["float32"]
     }
+    table = re.findall(r"^\| `(\w+)`.* \| ([\d.]+) \| ([\d.]+) \| ([\d.]+), ([\d.]+) \|", text, re.M)
+    of_rms = {"float32": {}, "float64": {}}
+    for result, float32, float64, *promises in table:
+        of_rms["float32"][result], of_rms["float64"][result] = map(float, promises)
+        constants = (proved_of_rms(dtype, block_steps())[result] for dtype in of_rms)
+        assert (float(float32), float(float64)) == tuple(constants), result
+    assert of_rms == PROMISED_OF_RMS
 
 
 # Rows that are known to be hard

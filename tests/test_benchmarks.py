@@ -28,7 +28,14 @@ from benchmarks.grid.cells import (  # noqa: E402
     Cell,
 )
 from benchmarks.grid.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
-from benchmarks.operations import LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS, find_operation  # noqa: E402
+from benchmarks.operations import (  # noqa: E402
+    LAYER_NORM,
+    LAYER_NORM_BACKWARD,
+    OPERATIONS,
+    RMS_NORM,
+    RMS_NORM_BACKWARD,
+    find_operation,
+)
 from benchmarks.peers import fastln_calls, memory_copy, onednn  # noqa: E402
 from benchmarks.shown import compare, excerpt, markdown, pictures, report  # noqa: E402
 from benchmarks.timing import files, intervals, measure, pauses, results, run  # noqa: E402
@@ -152,7 +159,9 @@ def test_an_unknown_operation_is_named():
         find_operation("sideways")
 
 
-@pytest.mark.parametrize(("name", "arrays_moved"), [(LAYER_NORM, 2), (LAYER_NORM_BACKWARD, 3)])
+@pytest.mark.parametrize(
+    ("name", "arrays_moved"), [(LAYER_NORM, 2), (LAYER_NORM_BACKWARD, 3), (RMS_NORM, 2), (RMS_NORM_BACKWARD, 3)]
+)
 def test_the_bytes_moved_follow_from_what_is_read_and_written(name, arrays_moved):
     assert Cell(name, 3, 64, "float64", 1).bytes_moved == arrays_moved * 3 * 64 * 8
 
@@ -452,7 +461,7 @@ def test_fastln_and_numpy_are_right(operation, dtype, shape):
     for contender in contenders.select(["numpy", "numpy-at-best"]):
         _, error = contender.prepare_checked(arrays, exact)
         if contender.kind in (contenders.SUBJECT, contenders.VARIANT):
-            assert error <= (2 if operation == LAYER_NORM else 4)
+            assert error <= (4 if "dx" in OPERATIONS[operation].writes else 2)
         elif contender.kind == contenders.PEER:
             assert error < 100
 
@@ -517,7 +526,7 @@ def test_onednn_that_cannot_be_compiled_says_why(tmp_path, monkeypatch):
         onednn._load.cache_clear()
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", [LAYER_NORM, LAYER_NORM_BACKWARD])
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("shape", [(1, 33), (40, 64)])
 def test_onednn_is_right_where_it_is_installed(operation, offset, shape):

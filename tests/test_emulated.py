@@ -39,33 +39,39 @@ def driver(request, tmp_path_factory):
 
 
 FORWARD, BACKWARD = range(2)
-LAYER_NORM = 0  # fln_norm
+LAYER_NORM, RMS_NORM = range(2)  # fln_norm
+FORWARD_OF = (fastln.layer_norm_forward, fastln.rms_norm_forward)
+BACKWARD_OF = (fastln.layer_norm_backward, fastln.rms_norm_backward)
 ELEMENTS = ("float32", "float64")  # fln_element
 
+norms = pytest.mark.parametrize("norm", [LAYER_NORM, RMS_NORM], ids=["layer norm", "RMS norm"])
 
-def pack(direction, x, weight, bias, eps, *others):
+
+def pack(direction, norm, x, weight, bias, eps, *others):
     """One case as the driver reads it."""
-    which = direction, LAYER_NORM, ELEMENTS.index(x.dtype.name)
+    which = direction, norm, ELEMENTS.index(x.dtype.name)
     header = struct.pack("7qd", *which, *x.shape, weight is not None, bias is not None, eps)
     return header + b"".join(a.tobytes() for a in (x, weight, bias, *others) if a is not None)
 
 
-def make_case(regime, cols, dtype, combination):
+def make_case(norm, regime, cols, dtype, combination):
     """One case of the forward pass: the bytes that the driver reads, and the arguments that fastln takes."""
     x = make_rows(regime, SHORT_ROWS if cols <= 64 else ROWS, cols, dtype)
     weight, bias = (
         p if used else None for p, used in zip(make_parameters(cols, dtype), COMBINATIONS[combination], strict=True)
     )
     eps = REGIMES[regime].eps
-    return pack(FORWARD, x, weight, bias, eps), (x, None, weight, bias, eps)
+    if norm == RMS_NORM:
+        return pack(FORWARD, norm, x, weight, None, eps), (x, None, weight, eps)
+    return pack(FORWARD, norm, x, weight, bias, eps), (x, None, weight, bias, eps)
 
 
-def make_backward_case(label, rows, cols, dtype, weighted):
+def make_backward_case(norm, label, rows, cols, dtype, weighted):
     """One case of the backward pass: the bytes that the driver reads, and the arguments that fastln takes."""
     dy, x = make_gradient_inputs(label, rows, cols, dtype)
     weight = make_parameters(cols, dtype)[0] if weighted else None
-    _, mean, rstd = fastln.layer_norm_forward(x, eps=find_regime(GRADIENT_REGIMES[label][0]).eps)
-    return pack(BACKWARD, x, weight, None, 0.0, dy, mean, rstd), (dy, x, mean, rstd, weight)
+    _, *saved = FORWARD_OF[norm](x, eps=find_regime(GRADIENT_REGIMES[label][0]).eps)
+    return pack(BACKWARD, norm, x, weight, None, 0.0, dy, *saved), (dy, x, *saved, weight)
 
 
 @pytest.fixture
@@ -92,24 +98,26 @@ def assert_driver_agrees(driver, dtype, function, cases):
         assert same, f"{args[0].shape}, first element {args[0].flat[0]}, last argument {args[-1]}"
 
 
+@norms
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_emulated_kernels_give_the_same_bits(driver, use_avx2, dtype):
+def test_emulated_kernels_give_the_same_bits(driver, use_avx2, norm, dtype):
     # Combinations take turns over the widths and regimes: each is met at many of both.
     turns = itertools.cycle(COMBINATIONS)
     cols = (*EDGE_COLS, 512, 513, 4096, 10_000)
-    cases = [make_case(regime, size, np.dtype(dtype), next(turns)) for regime in REGIMES for size in cols]
-    cases.append(make_case("mean 10", 40_000, np.dtype(dtype), next(turns)))
-    assert_driver_agrees(driver, dtype, fastln.layer_norm_forward, cases)
+    cases = [make_case(norm, regime, size, np.dtype(dtype), next(turns)) for regime in REGIMES for size in cols]
+    cases.append(make_case(norm, "mean 10", 40_000, np.dtype(dtype), next(turns)))
+    assert_driver_agrees(driver, dtype, FORWARD_OF[norm], cases)
 
 
+@norms
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, dtype):
+def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, norm, dtype):
     turns = itertools.cycle((True, False))
     rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33, 130))  # of one block, of one chunk and of three
     cases = [
-        make_backward_case(label, next(rows), cols, np.dtype(dtype), next(turns))
+        make_backward_case(norm, label, next(rows), cols, np.dtype(dtype), next(turns))
         for label in GRADIENT_REGIMES
         for cols in (*EDGE_COLS, 513)
     ]
-    cases += [make_backward_case("normal", 9, cols, np.dtype(dtype), next(turns)) for cols in (4096, 10_000)]
-    assert_driver_agrees(driver, dtype, fastln.layer_norm_backward, cases)
+    cases += [make_backward_case(norm, "normal", 9, cols, np.dtype(dtype), next(turns)) for cols in (4096, 10_000)]
+    assert_driver_agrees(driver, dtype, BACKWARD_OF[norm], cases)

@@ -18,6 +18,7 @@ cdef object as_floats_like(str name, object value, object x)
 cdef object as_parameter(str name, object value, object x)
 cpdef object converted(str name, object array, int type_num)
 cpdef double as_eps(object eps) except -1
+cpdef double as_offset(object weight_offset, bint has_weight) except? -1
 cpdef tuple as_sizes(object normalized_shape)
 cdef object as_out(object out)
 
@@ -27,6 +28,7 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1
 cdef int check_rows(str name, object a, const Matrix* m) except -1
 cdef int check_parameter(str name, object a, const Matrix* m) except -1
 cdef int check_stats(str name, object a, const Matrix* m) except -1
+cpdef int check_cast(object cast) except -1
 cdef int check_out(object out, const Matrix* m) except -1
 
 # What the kernels can use: the array itself, or a copy. `result` is the array that they write, or None.
@@ -34,6 +36,9 @@ cdef int check_out(object out, const Matrix* m) except -1
 cdef object usable_result(object out, const Matrix* m)
 cdef object usable_rows(object a, const Matrix* m, object result)
 cdef object usable_small(object a, const Matrix* m, object result)
+
+# The weight with an offset added to each element, which takes a copy; `to` is then where that is.
+cdef object with_offset(const Matrix* m, object weight, double offset, const void** to)
 
 # The last step: rows at any constant stride.
 

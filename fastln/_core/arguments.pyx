@@ -11,18 +11,21 @@ import operator
 
 import numpy as np
 cimport numpy as cnp
-from cpython.float cimport PyFloat_CheckExact
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.object cimport PyObject_TypeCheck, PyTypeObject
 from cpython.ref cimport Py_INCREF
+from libc.float cimport FLT_MAX
+from libc.math cimport isfinite
 from libc.string cimport memcpy
 
 from fastln._core.describe import cut, describe, describe_array
-from fastln._core.isa cimport fln_element
+from fastln._core.isa cimport FLN_F32, fln_element
 from fastln._core.usual cimport (
     MOST_DIMENSIONS,
     Matrix,
     data_of,
     element_of,
+    empty_parameter,
     empty_rows,
     has_shape,
     is_usual,
@@ -170,16 +173,44 @@ cpdef object converted(str name, object array, int type_num):
 
 cpdef double as_eps(object eps) except -1:
     """eps as a number, if it is one and will do."""
-    cdef double value
-    if isinstance(eps, np.ndarray) or isinstance(eps, (bool, np.bool_)) or not isinstance(eps, numbers.Real):
-        raise TypeError(f"eps must be a real number >= 0, got {describe(eps)}")
-    try:
-        value = float(eps)
-    except OverflowError:
-        value = math.inf
+    cdef double value = as_real("eps", "a real number >= 0", eps)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"eps must be finite and >= 0, got {describe(eps)}")
     return value
+
+
+cpdef double as_offset(object weight_offset, bint has_weight) except? -1:
+    """weight_offset as a number, if it is one and there is something to add it to."""
+    cdef double value
+    if PyFloat_CheckExact(weight_offset):
+        value = PyFloat_AS_DOUBLE(weight_offset)
+    else:
+        value = as_real("weight_offset", "a real number", weight_offset)
+    if not isfinite(value):
+        raise ValueError(f"weight_offset must be finite, got {describe(weight_offset)}")
+    if value != 0 and not has_weight:
+        raise ValueError(f"weight_offset must be 0 where weight is None, got {describe(weight_offset)}")
+    return value
+
+
+cdef double as_real(str name, str requirement, object value) except? -1:
+    """A number without any code of its own; infinite if it is too large."""
+    if isinstance(value, np.ndarray) or isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {requirement}, got {describe(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+cpdef int check_cast(object cast) except -1:
+    """The name of a rounding order of 16-bit numbers."""
+    if cast is None:
+        return 0
+    if isinstance(cast, str) and cast in ("llama", "gemma"):
+        return 0
+    error = ValueError if isinstance(cast, str) else TypeError
+    raise error(f"cast must be None, 'llama' or 'gemma', got {describe(cast)}")
 
 
 cpdef tuple as_sizes(object normalized_shape):
@@ -431,6 +462,34 @@ cdef object usable_small(object a, const Matrix* m, object result):
     if a is None or is_usual(m, a) and (result is None or not may_overlap(a, result)):
         return a
     return copied(a, m.type_num)
+
+
+cdef object with_offset(const Matrix* m, object weight, double offset, const void** to):
+    """A weight as in the usual call, with so much added in its type; `to` is where it is. Of an offset of 0, itself."""
+    if offset == 0:
+        return weight
+    if m.element == FLN_F32 and abs(offset) > FLT_MAX:
+        raise ValueError(f"weight_offset must be a value that float32 can hold, got {offset}")
+    added = empty_parameter(m)
+    if m.element == FLN_F32:
+        add_offset(<const float*> data_of(weight), <float> offset, <float*> data_of(added), m.cols)
+    else:
+        add_offset(<const double*> data_of(weight), offset, <double*> data_of(added), m.cols)
+    to[0] = data_of(added)
+    return added
+
+
+ctypedef fused computed:
+    float
+    double
+
+
+cdef inline void add_offset(
+    const computed* weight, computed offset, computed* added, Py_ssize_t cols
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(cols):
+        added[i] = weight[i] + offset
 
 
 cdef int copy_into(object out, object result) except -1:

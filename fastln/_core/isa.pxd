@@ -8,6 +8,7 @@ cdef extern from "fastln.h" nogil:
 
     ctypedef enum fln_norm:
         FLN_LAYER_NORM
+        FLN_RMS_NORM
         FLN_NORMS
 
     ctypedef struct fln_forward_args:

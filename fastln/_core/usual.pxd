@@ -10,7 +10,7 @@ from cpython.exc cimport PyErr_Clear
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.float cimport DBL_MAX
+from libc.float cimport DBL_EPSILON, DBL_MAX, FLT_EPSILON
 
 from fastln._core.isa cimport FLN_F32, FLN_F64, fln_element
 
@@ -187,6 +187,12 @@ cdef inline bint usual_eps(object eps, double* value) noexcept:
     else:
         return False
     return 0 <= value[0] <= DBL_MAX
+
+
+cdef inline bint default_eps(const Matrix* m, object eps, double* value) noexcept:
+    """Whether eps is None; then `value` is the spacing at 1 of the type that is computed in."""
+    value[0] = DBL_EPSILON if m.element == FLN_F64 else FLT_EPSILON
+    return eps is None
 
 
 cdef inline int usual_normalized(object x, object normalized_shape) noexcept:
