@@ -61,6 +61,15 @@ CELLS = [
     Cell("layer_norm_backward", 1, 768, "float64"),
     Cell("layer_norm_backward", 128, 768),
     Cell("layer_norm_backward", 1024, 64),
+    Cell("rms_norm", 1, 768),
+    Cell("rms_norm", 1, 768, num_threads=None),
+    Cell("rms_norm", 1, 768, "float64"),
+    Cell("rms_norm", 128, 768),
+    Cell("rms_norm", 1024, 64),
+    Cell("rms_norm_backward", 1, 768),
+    Cell("rms_norm_backward", 1, 768, "float64"),
+    Cell("rms_norm_backward", 128, 768),
+    Cell("rms_norm_backward", 1024, 64),
 ]
 CALLS = 20  # counted for each cell, after as many that are not: these fill what caches there are
 EMPTY = "nothing"  # the loop around the calls
@@ -92,7 +101,12 @@ for name, (call, rows, cols, dtype, num_threads) in {[(str(cell), tuple(cell)) f
     weight, bias = rng.standard_normal((2, cols), dtype=dtype)
     _, mean, rstd = fastln.layer_norm_forward(x, cols, weight, bias)
     out = np.empty_like(x)
-    arguments = (x, cols, weight, bias) if call == "layer_norm" else (dy, x, mean, rstd, weight)
+    arguments = {{
+        "layer_norm": (x, cols, weight, bias),
+        "layer_norm_backward": (dy, x, mean, rstd, weight),
+        "rms_norm": (x, cols, weight),
+        "rms_norm_backward": (dy, x, rstd, weight),
+    }}[call]
     keywords = {{"num_threads": num_threads}} if num_threads else {{}}
     count(name, getattr(fastln, call), *arguments, out=out, **keywords)
 """

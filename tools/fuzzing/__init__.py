@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from bounds import PROMISED, long_double_suffices
+from bounds import PROMISED, PROMISED_OF_RMS, long_double_suffices
 from fences import Room
 from regimes import BACKWARD_REGIMES, DY, REGIMES
 
@@ -49,6 +49,7 @@ __all__ = [
     "IS_SANITIZED",
     "OTHER_DTYPES",
     "PROMISED",
+    "PROMISED_OF_RMS",
     "REGIMES",
     "Array",
     "Rng",

@@ -105,14 +105,16 @@ WRONG = {
         True,
     ],
     "num_threads": [0, -1, -(2**70), 1.0, "2", True, [2], object()],
-    "output_mask": [None, True, (True, True), (True,) * 4, "abc", (1, 1, 1), (True, None, True), {}, object()],
+    "output_mask": [None, True, (True,), (True,) * 4, "abc", {}, object()],
+    "weight_offset": [float("nan"), float("inf"), 10**400, None, "1", True, np.ones(1), object()],
+    "cast": ["bert", True, 1, np.float16, np.array(["llama"]), object()],
     "normalized_shape": [(), 0, -8, 2**64 + 8, 8.0, "8", (8.0,), ("8",), (None,), ((8,),), {8: 8}, 8j, True, object()],
 }
 
 
 def spoil_call(rng: Rng, operation: Operation, shape: Shape, arguments: dict[str, Any], views: dict[str, Array]) -> str:
     """Replaces one of the arguments by a wrong one; its name."""
-    names = [*operation.arrays, "num_threads", "normalized_shape", *operation.options]
+    names = [*operation.arrays, "num_threads", "normalized_shape", *operation.options, *operation.others]
     name = pick(rng, names)
     if name in operation.arrays:
         view = views.get(name)
@@ -120,6 +122,10 @@ def spoil_call(rng: Rng, operation: Operation, shape: Shape, arguments: dict[str
         wrong = wrong_arrays(rng, like, name not in operation.optional, name == "x")
     elif name == "out":
         wrong = wrong_outs(rng, views["x"])
+    elif name == "eps" and operation.others:  # of RMS norm None is right
+        wrong = [value for value in WRONG[name] if value is not None]
+    elif name == "output_mask":
+        wrong = [*WRONG[name], (1,) * len(operation.results), (None,) * len(operation.results)]
     else:
         wrong = WRONG[name]
     arguments[name] = pick(rng, wrong)
@@ -174,7 +180,7 @@ def make_case(seed: int, number: int) -> Case:
     operation = OPERATIONS[name]
     shape = make_shape(rng)
     problem = make_values(rng, operation, shape, pick(rng, FLOATS))
-    mask = tuple(chance(rng, 0.75) for _ in range(3)) if "output_mask" in operation.options else (True,)
+    mask = tuple(chance(rng, 0.75) for _ in operation.results) if "output_mask" in operation.options else (True,)
     with_out = "out" in operation.options and mask[0] and chance(rng, 0.7)
     places = place(rng, operation, shape, problem, with_out)
     fill(operation, shape, problem, places)
@@ -210,6 +216,7 @@ def make_arguments(
         arguments["eps"] = problem.eps
     if "output_mask" in operation.options:
         arguments["output_mask"] = mask
+    arguments |= {name: pick(rng, values) for name, values in operation.others.items()}
     if "out" in views:
         twins = [name for name in operation.arrays if name in views and is_same(views[name], views["out"])]
         out = views["out"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastln
 
-from . import BACKWARD_REGIMES, PROMISED, REGIMES, Array, exact
+from . import BACKWARD_REGIMES, PROMISED, PROMISED_OF_RMS, REGIMES, Array, exact
 
 
 class FindingError(Exception):
@@ -44,12 +45,21 @@ class Operation:
     judge: Callable[[Problem, tuple[Array | None, ...]], Iterator[tuple[str, float]]]
     regimes: tuple[str, ...]  # of x
     statistics: Callable[[Array, float], dict[str, Array]] | None = None  # those among the arguments, of x and eps
+    others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # {argument: values that change no bit}
 
 
-def excess(result: str, found: Array, value: Array, size: Array) -> float:
+class Norm(NamedTuple):
+    """What the results of a norm are judged by."""
+
+    normalize: Callable[[Array, float], exact.Normalized]
+    promised: Mapping[str, Mapping[str, float]]
+    saved: Callable[[Array, float], dict[str, Array]]  # what its forward pass leaves for the gradients
+
+
+def excess(promised: Mapping[str, Mapping[str, float]], result: str, found: Array, value: Array, size: Array) -> float:
     """The largest error, in units of what is promised of the result; what is not finite is none of it."""
     info = np.finfo(found.dtype)
-    bound = PROMISED[found.dtype.name][result] * np.longdouble(info.eps) * size
+    bound = promised[found.dtype.name][result] * np.longdouble(info.eps) * size
     error = np.where(np.isfinite(found), np.abs(found.astype(np.longdouble) - value), np.inf)
     # What it costs to round a subnormal result, whatever was computed before.
     error = np.maximum(error - np.longdouble(info.smallest_subnormal) / 2, 0)
@@ -57,9 +67,9 @@ def excess(result: str, found: Array, value: Array, size: Array) -> float:
     return float(np.where(error == 0, 0, error / bound)[judged].max(initial=0))
 
 
-def judge_forward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
+def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
     """The errors of y, and of mean and rstd where they are there."""
-    x, weight, bias = (problem.arrays[name] for name in ("x", "weight", "bias"))
+    x, weight, bias = (problem.arrays.get(name) for name in ("x", "weight", "bias"))
     finite = np.isfinite(x).all(axis=1)
     y = found[0]
     if not np.isnan(y[~finite]).all():
@@ -67,7 +77,7 @@ def judge_forward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator
     rows = x[finite]
     if not len(rows):
         return
-    normalized = exact.normalize(rows, problem.eps)
+    normalized = norm.normalize(rows, problem.eps)
     value = exact.scale_and_shift(normalized.x_hat, weight, bias)
     # Where eps and the variance are 0, the result is NaN.
     if not np.isnan(y[finite][np.isnan(value)]).all():
@@ -75,13 +85,15 @@ def judge_forward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator
     size = np.broadcast_to(exact.output_size(normalized.x_hat, weight, bias), rows.shape)
     # Parameters may carry the result out of the range of the dtype; then nothing is promised.
     value = np.where(np.abs(value) + size < np.finfo(y.dtype).max / 4, value, np.nan)
-    yield "y", excess("y", y[finite], value, size)
+    yield "y", excess(norm.promised, "y", y[finite], value, size)
     if len(found) == 1:
         return
-    spread = np.abs(rows.astype(np.longdouble) - normalized.mean).max(axis=1, keepdims=True)
-    yield "mean", excess("mean", found[1][finite], normalized.mean, np.abs(normalized.mean) + spread)
-    rstd = np.where(normalized.rstd > np.finfo(y.dtype).max, np.inf, normalized.rstd)
-    yield "rstd", excess("rstd", found[2][finite], rstd, rstd)
+    *mean, rstd = (one[finite] for one in found[1:])
+    if mean:
+        spread = np.abs(rows.astype(np.longdouble) - normalized.mean).max(axis=1, keepdims=True)
+        yield "mean", excess(norm.promised, "mean", mean[0], normalized.mean, np.abs(normalized.mean) + spread)
+    expected = np.where(normalized.rstd > np.finfo(y.dtype).max, np.inf, normalized.rstd)
+    yield "rstd", excess(norm.promised, "rstd", rstd, expected, expected)
 
 
 def mean_and_rstd(x: Array, eps: float) -> dict[str, Array]:
@@ -90,20 +102,25 @@ def mean_and_rstd(x: Array, eps: float) -> dict[str, Array]:
     return {"mean": mean, "rstd": rstd}
 
 
-def judge_backward(problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
+def rstd_of_rms(x: Array, eps: float) -> dict[str, Array]:
+    """What rms_norm_forward returns besides y."""
+    return {"rstd": fastln.rms_norm_forward(x, eps=eps, num_threads=1)[1]}
+
+
+def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
     """The errors of dx, dweight and dbias, those that are there; nothing where nothing is promised.
 
     That is where mean and rstd are not those of x, or a product of two numbers might be out of range.
     """
-    dy, x, mean, rstd, weight = (problem.arrays[name] for name in ("dy", "x", "mean", "rstd", "weight"))
-    if not len(x) or not all(np.isfinite(a).all() for a in (dy, x, mean, rstd)):
+    dy, x, rstd, weight = (problem.arrays[name] for name in ("dy", "x", "rstd", "weight"))
+    if not len(x) or not all(np.isfinite(a).all() for name, a in problem.arrays.items() if name != "weight"):
         return
-    if any(problem.arrays[name].tobytes() != a.tobytes() for name, a in mean_and_rstd(x, problem.eps).items()):
+    if any(problem.arrays[name].tobytes() != a.tobytes() for name, a in norm.saved(x, problem.eps).items()):
         return
     g = np.abs(dy if weight is None else dy * weight)
     if max(g.max(), np.abs(dy).max(), rstd.max(), 1 / rstd.min()) > 1e13 or np.abs(x).max() > 1e15:
         return
-    normalized = exact.normalize(x, problem.eps)
+    normalized = norm.normalize(x, problem.eps)
     value = exact.gradients(dy, normalized, weight)
     wide = np.abs(dy).astype(np.longdouble)
     g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
@@ -114,10 +131,10 @@ def judge_backward(problem: Problem, found: tuple[Array | None, ...]) -> Iterato
         "dweight": exact.sum_rows(wide * largest),
         "dbias": exact.sum_rows(wide),
     }
-    for (result, size), one, right in zip(sizes.items(), found, value, strict=True):
+    for (result, size), one, right in zip(sizes.items(), found, value, strict=False):  # RMS norm has no dbias
         if one is not None:  # below this size, products of two numbers are subnormal
             least = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps
-            yield result, excess(result, one, np.where(size > least, right, np.nan), size)
+            yield result, excess(norm.promised, result, one, np.where(size > least, right, np.nan), size)
 
 
 def last_dimension(*arrays: Any) -> tuple[int, ...]:
@@ -163,16 +180,33 @@ def object_backward_plain(weight=None, **others):
 FORWARD = {"x": ROWS, "weight": PARAMETER, "bias": PARAMETER}
 BACKWARD = {"dy": ROWS, "x": ROWS, "mean": STATS, "rstd": STATS, "weight": PARAMETER}
 
+LAYER_NORM = Norm(exact.normalize, PROMISED, mean_and_rstd)
+RMS_NORM = Norm(exact.normalize_by_rms, PROMISED_OF_RMS, rstd_of_rms)
+
 
 def _forward(call, plain, results, *options):
-    return Operation(call, plain, FORWARD, ("weight", "bias"), results, options, judge_forward, ANY_ROWS)
+    judge = partial(judge_forward, LAYER_NORM)
+    return Operation(call, plain, FORWARD, ("weight", "bias"), results, options, judge, ANY_ROWS)
+
+
+def _rms_forward(call, results):
+    arrays = {name: kind for name, kind in FORWARD.items() if name != "bias"}
+    others = {"cast": (None, "llama", "gemma"), "weight_offset": (0, -0.0)}
+    judge = partial(judge_forward, RMS_NORM)
+    return Operation(call, call, arrays, ("weight",), results, ("eps", "out"), judge, ANY_ROWS, others=others)
 
 
 def _backward(call, plain, *options):
     results = (ROWS, PARAMETER, PARAMETER)
-    return Operation(
-        call, plain, BACKWARD, ("weight",), results, options, judge_backward, tuple(BACKWARD_REGIMES), mean_and_rstd
-    )
+    judge, regimes = partial(judge_backward, LAYER_NORM), tuple(BACKWARD_REGIMES)
+    return Operation(call, plain, BACKWARD, ("weight",), results, options, judge, regimes, mean_and_rstd)
+
+
+def _rms_backward(call):
+    arrays = {name: kind for name, kind in BACKWARD.items() if name != "mean"}
+    options, judge = ("output_mask", "out"), partial(judge_backward, RMS_NORM)
+    regimes, others = tuple(BACKWARD_REGIMES), {"weight_offset": (0, -0.0)}
+    return Operation(call, call, arrays, ("weight",), (ROWS, PARAMETER), options, judge, regimes, rstd_of_rms, others)
 
 
 _ln, _ln_forward, _ln_backward = fastln.layer_norm, fastln.layer_norm_forward, fastln.layer_norm_backward
@@ -181,9 +215,19 @@ OPERATIONS = {
     "layer_norm": _forward(_ln, _ln, (ROWS,), "eps", "out"),
     "layer_norm_forward": _forward(_ln_forward, _ln_forward, (ROWS, STATS, STATS), "eps", "out"),
     "layer_norm_backward": _backward(_ln_backward, _ln_backward, "output_mask", "out"),
+    "rms_norm": _rms_forward(fastln.rms_norm, (ROWS,)),
+    "rms_norm_forward": _rms_forward(fastln.rms_norm_forward, (ROWS, STATS)),
+    "rms_norm_backward": _rms_backward(fastln.rms_norm_backward),
     "LayerNorm": _forward(object_call, _ln, (ROWS,), "eps", "out"),
     "LayerNorm.forward": _forward(object_forward, _ln_forward, (ROWS, STATS, STATS), "eps"),
     "LayerNorm.backward": _backward(object_backward, object_backward_plain, "out"),
 }
 # Of the cases; every other operation has 1.
-SHARES = {"layer_norm": 4, "layer_norm_forward": 4, "layer_norm_backward": 8}
+SHARES = {
+    "layer_norm": 4,
+    "layer_norm_forward": 4,
+    "layer_norm_backward": 8,
+    "rms_norm": 3,
+    "rms_norm_forward": 3,
+    "rms_norm_backward": 6,
+}
