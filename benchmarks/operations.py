@@ -45,6 +45,7 @@ class Operation:
 
 
 LAYER_NORM, LAYER_NORM_BACKWARD = "layer_norm", "layer_norm_backward"
+RMS_NORM, RMS_NORM_BACKWARD = "rms_norm", "rms_norm_backward"
 
 # {name: operation}, in the order in which they are timed and shown.
 OPERATIONS = {
@@ -63,6 +64,20 @@ OPERATIONS = {
             reads=("dy", "x", "mean", "rstd", "weight"),
             writes=("dx", "dweight", "dbias"),
             normalize=reference.normalize,
+        ),
+        Operation(
+            RMS_NORM,
+            "RMS norm",
+            reads=("x", "weight"),
+            writes=("y",),
+            normalize=reference.normalize_by_rms,
+        ),
+        Operation(
+            RMS_NORM_BACKWARD,
+            "RMS norm backward",
+            reads=("dy", "x", "rstd", "weight"),
+            writes=("dx", "dweight"),
+            normalize=reference.normalize_by_rms,
         ),
     )
 }

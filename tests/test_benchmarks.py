@@ -349,10 +349,12 @@ def test_calls_after_pauses_are_timed_in_a_process_and_shown(tmp_path):
     plan = run.Plan([CELL], contenders.select([]), measure.Effort(2, 1, 60, 60, 600), 1, asked)
     found = run.new_results(plan, "a test")
     assert run.time_pauses(asked, plan, found, quiet_progress()) == []
-    assert [(p.contender, p.threads, p.repeats, p.pause) for p in found.pauses] == [("fastln", 1, 2, 0.001)] * 2
+    expected = [("fastln", 1, 2, 0.001)] * len(OPERATIONS)
+    assert [(p.contender, p.threads, p.repeats, p.pause) for p in found.pauses] == expected
     assert all(0 < p.median <= p.percentile_90 for p in found.pauses)
     assert run.pauses_left(plan, found) == []
-    assert [row[0] for row in report.pauses_table(found).rows] == ["forward 2x64", "backward 2x64"]
+    titles = [operation.title for operation in OPERATIONS.values()]
+    assert [row[0] for row in report.pauses_table(found).rows] == [f"{title} 2x64" for title in titles]
     files.save(found, tmp_path)
     assert files.load(tmp_path).pauses == found.pauses
 

@@ -15,7 +15,7 @@ import pytest
 import fastln
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-CASES = 60
+CASES = 100
 
 pytestmark = [
     pytest.mark.skipif(not (TOOLS / "fuzz.py").exists(), reason="the tools are not here"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,20 +47,43 @@ def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
     return (x - mean) * jax.lax.rsqrt(var + EPS) * weight + bias
 
 
+def _rms_norm(x: Any, weight: Any) -> Any:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + EPS) * weight
+
+
 def _on_device(*arrays: np.ndarray) -> list[Any]:
     return [jax.device_put(array, may_alias=True) for array in arrays]
 
 
-def layer_norm(arrays: Arrays) -> Prepared:
-    """The formula under jit."""
-    inputs = _on_device(arrays.x, arrays.weight, arrays.bias)
-    function = jax.jit(_layer_norm)
+def _forward(formula: Callable[..., Any], *arrays: np.ndarray) -> Prepared:
+    inputs = _on_device(*arrays)
+    function = jax.jit(formula)
     return Prepared(lambda: function(*inputs).block_until_ready(), lambda y: (np.asarray(y),))
 
 
-def layer_norm_backward(arrays: Arrays) -> Prepared:
-    """The vjp of the formula under jit; what the forward pass saves for it is made before."""
-    x, weight, bias, dy = _on_device(arrays.x, arrays.weight, arrays.bias, arrays.dy)
-    vjp = jax.jit(lambda *inputs: jax.vjp(_layer_norm, *inputs)[1])(x, weight, bias)
+def _backward(formula: Callable[..., Any], dy: np.ndarray, *arrays: np.ndarray) -> Prepared:
+    """What the forward pass saves is made before."""
+    dy, *inputs = _on_device(dy, *arrays)
+    vjp = jax.jit(lambda *inputs: jax.vjp(formula, *inputs)[1])(*inputs)
     function = jax.jit(lambda vjp, dy: vjp(dy))
     return Prepared(lambda: jax.block_until_ready(function(vjp, dy)), lambda g: tuple(map(np.asarray, g)))
+
+
+def layer_norm(arrays: Arrays) -> Prepared:
+    """The formula under jit."""
+    return _forward(_layer_norm, arrays.x, arrays.weight, arrays.bias)
+
+
+def layer_norm_backward(arrays: Arrays) -> Prepared:
+    """The vjp of the formula under jit."""
+    return _backward(_layer_norm, arrays.dy, arrays.x, arrays.weight, arrays.bias)
+
+
+def rms_norm(arrays: Arrays) -> Prepared:
+    """The formula under jit."""
+    return _forward(_rms_norm, arrays.x, arrays.weight)
+
+
+def rms_norm_backward(arrays: Arrays) -> Prepared:
+    """The vjp of the formula under jit."""
+    return _backward(_rms_norm, arrays.dy, arrays.x, arrays.weight)

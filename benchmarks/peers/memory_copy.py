@@ -1,6 +1,6 @@
 """The floor: the fastest copy at hand that moves as many bytes as the operation must, on as many threads.
 
-Layer norm reads x and writes y, a copy of one array. Its backward pass reads dy and x and writes dx: three streams, a
+A norm reads x and writes y, a copy of one array. Its backward pass reads dy and x and writes dx: three streams, a
 copy of one and a half arrays. (A copy writes half of what it moves and the backward pass a third, and
 writing costs more than reading, so a perfect backward pass may be a little below this floor.)
 """

@@ -55,6 +55,37 @@ def _layer_norm_backward(dy, x, mean, rstd, weight, dx, partial_dweight, partial
                 dx[i, j] = r * (dy[i, j] * weight[j] - mean_g - x_hat * mean_g_x_hat)
 
 
+@numba.njit(parallel=True, fastmath=True)
+def _rms_norm(x, weight, eps, y):
+    rows, cols = x.shape
+    for i in numba.prange(rows):
+        squares = x.dtype.type(0)
+        for j in range(cols):
+            squares += x[i, j] * x[i, j]
+        rstd = x.dtype.type(1 / np.sqrt(squares / cols + eps))
+        for j in range(cols):
+            y[i, j] = x[i, j] * rstd * weight[j]
+
+
+@numba.njit(parallel=True, fastmath=True)
+def _rms_norm_backward(dy, x, rstd, weight, dx, partial_dweight):
+    rows, cols = x.shape
+    chunks = len(partial_dweight)
+    for chunk in numba.prange(chunks):
+        dweight = partial_dweight[chunk]
+        dweight[:] = 0
+        for i in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
+            r = rstd[i, 0]
+            sum_g_x_hat = x.dtype.type(0)
+            for j in range(cols):
+                x_hat = x[i, j] * r
+                sum_g_x_hat += dy[i, j] * weight[j] * x_hat
+                dweight[j] += dy[i, j] * x_hat
+            mean_g_x_hat = x.dtype.type(sum_g_x_hat / cols)
+            for j in range(cols):
+                dx[i, j] = r * (dy[i, j] * weight[j] - x[i, j] * r * mean_g_x_hat)
+
+
 @numba.njit(parallel=True)
 def copy_in_chunks(source, target, chunks):
     """A copy, one piece a thread, for the floor."""
@@ -79,5 +110,23 @@ def layer_norm_backward(arrays: Arrays) -> Prepared:
     def call() -> tuple[np.ndarray, ...]:
         _layer_norm_backward(a.dy, a.x, a.mean, a.rstd, a.weight, a.out, dweight, dbias)
         return a.out, dweight.sum(axis=0), dbias.sum(axis=0)
+
+    return Prepared(call, lambda gradients: gradients)
+
+
+def rms_norm(arrays: Arrays) -> Prepared:
+    """Two sweeps over each row."""
+    a = arrays
+    return Prepared(partial(_rms_norm, a.x, a.weight, a.x.dtype.type(EPS), a.out), lambda _: (a.out,))
+
+
+def rms_norm_backward(arrays: Arrays) -> Prepared:
+    """Two sweeps over each row; dweight is summed by thread, then over threads."""
+    a = arrays
+    dweight = np.empty((min(a.threads, len(a.x)), a.x.shape[1]), a.x.dtype)
+
+    def call() -> tuple[np.ndarray, ...]:
+        _rms_norm_backward(a.dy, a.x, a.rstd, a.weight, a.out, dweight)
+        return a.out, dweight.sum(axis=0)
 
     return Prepared(call, lambda gradients: gradients)

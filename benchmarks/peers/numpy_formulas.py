@@ -81,3 +81,62 @@ def layer_norm_backward_at_best(arrays: Arrays) -> Prepared:
         return np.multiply(dx, a.rstd, out=dx), dweight, dbias
 
     return Prepared(call, lambda gradients: gradients)
+
+
+def rms_norm(arrays: Arrays) -> Prepared:
+    """The formula."""
+    x, weight = arrays.x, arrays.weight
+
+    def call() -> np.ndarray:
+        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + EPS) * weight
+
+    return Prepared(call, lambda y: (y,))
+
+
+def rms_norm_at_best(arrays: Arrays) -> Prepared:
+    """Everything in the caller's buffer; einsum sums the squares without a temporary."""
+    x, weight, y = arrays.x, arrays.weight, arrays.out
+    cols = x.shape[-1]
+    moment = np.empty((len(x), 1), x.dtype)
+
+    def call() -> np.ndarray:
+        np.einsum("ij,ij->i", x, x, out=moment[:, 0])
+        np.divide(moment, cols, out=moment)
+        np.add(moment, EPS, out=moment)
+        np.sqrt(moment, out=moment)
+        np.divide(x, moment, out=y)
+        return np.multiply(y, weight, out=y)
+
+    return Prepared(call, lambda y: (y,))
+
+
+def rms_norm_backward(arrays: Arrays) -> Prepared:
+    """The formula."""
+    a = arrays
+
+    def call() -> tuple[np.ndarray, ...]:
+        x_hat = a.x * a.rstd
+        g = a.dy * a.weight
+        dx = a.rstd * (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True))
+        return dx, (a.dy * x_hat).sum(axis=0)
+
+    return Prepared(call, lambda gradients: gradients)
+
+
+def rms_norm_backward_at_best(arrays: Arrays) -> Prepared:
+    """Two buffers that are kept between calls; einsum for every sum of products."""
+    a, dx = arrays, arrays.out
+    cols = a.x.shape[-1]
+    x_hat, projection = np.empty_like(a.x), np.empty_like(a.rstd)
+
+    def call() -> tuple[np.ndarray, ...]:
+        np.multiply(a.x, a.rstd, out=x_hat)
+        np.multiply(a.dy, a.weight, out=dx)
+        np.einsum("ij,ij->i", dx, x_hat, out=projection[:, 0])
+        np.divide(projection, cols, out=projection)
+        dweight = np.einsum("ij,ij->j", a.dy, x_hat)
+        np.multiply(x_hat, projection, out=x_hat)
+        np.subtract(dx, x_hat, out=dx)
+        return np.multiply(dx, a.rstd, out=dx), dweight
+
+    return Prepared(call, lambda gradients: gradients)

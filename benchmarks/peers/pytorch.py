@@ -44,6 +44,10 @@ def _layer_norm_backward(dy, x, mean, rstd, weight, bias):
     return torch.ops.aten.native_layer_norm_backward(dy, x, x.shape[-1:], mean, rstd, weight, bias, [True] * 3)
 
 
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(x, x.shape[-1:], weight, EPS)
+
+
 def layer_norm(arrays: Arrays) -> Prepared:
     """torch.nn.functional.layer_norm in inference mode."""
     x, weight, bias = _tensors(arrays.x, arrays.weight, arrays.bias)
@@ -71,3 +75,27 @@ def layer_norm_backward_compiled(arrays: Arrays) -> Prepared:
     a = arrays
     tensors = _tensors(a.dy, a.x, a.mean, a.rstd, a.weight, a.bias)
     return Prepared(partial(_compile(_layer_norm_backward), *tensors), _as_arrays)
+
+
+def rms_norm(arrays: Arrays) -> Prepared:
+    """torch.nn.functional.rms_norm in inference mode."""
+    x, weight = _tensors(arrays.x, arrays.weight)
+    call = partial(functional.rms_norm, x, tuple(x.shape[-1:]), weight, EPS)
+    return Prepared(call, lambda y: (y.numpy(),))
+
+
+def rms_norm_compiled(arrays: Arrays) -> Prepared:
+    """The same under torch.compile."""
+    tensors = _tensors(arrays.x, arrays.weight)
+    return Prepared(partial(_compile(_rms_norm), *tensors), lambda y: (y.numpy(),))
+
+
+def rms_norm_backward(arrays: Arrays) -> Prepared:
+    """What autograd makes of rms_norm, whose forward pass is made before: on the CPU there is no operator for it."""
+    with torch.inference_mode(False):
+        x, weight, dy = (tensor.clone() for tensor in _tensors(arrays.x, arrays.weight, arrays.dy))
+        inputs = (x.requires_grad_(), weight.requires_grad_())
+        with torch.enable_grad():
+            y = _rms_norm(x, weight)
+    call = partial(torch.autograd.grad, y, inputs, dy, retain_graph=True)
+    return Prepared(call, _as_arrays)
