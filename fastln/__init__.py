@@ -16,13 +16,23 @@ from fastln._core.facts import show_config
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
 from fastln.gradients import layer_norm_backward, rms_norm_backward
-from fastln.modules import LayerNorm, LayerNormGradients, LayerNormSaved
+from fastln.modules import (
+    LayerNorm,
+    LayerNormGradients,
+    LayerNormSaved,
+    RMSNorm,
+    RMSNormGradients,
+    RMSNormSaved,
+)
 from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
 
 __all__ = [
     "LayerNorm",
     "LayerNormGradients",
     "LayerNormSaved",
+    "RMSNorm",
+    "RMSNormGradients",
+    "RMSNormSaved",
     "__version__",
     "available_isas",
     "get_isa",

@@ -152,14 +152,93 @@ def layer_norm_backward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats | None, _Floats | None, _Floats | None]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes] = (True, True),
+    weight_offset: SupportsFloat = 0.0,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F]]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _No],
+    weight_offset: SupportsFloat = 0.0,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], None]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _Yes],
+    weight_offset: SupportsFloat = 0.0,
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, NDArray[_F]]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: NDArray[_F],
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_No, _No],
+    weight_offset: SupportsFloat = 0.0,
+    out: None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[None, None]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: _Lists,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes] = (True, True),
+    weight_offset: SupportsFloat = 0.0,
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
 def rms_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
     rstd: ArrayLike,
     weight: ArrayLike | None = None,
     *,
-    normalized_shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
-    output_mask: Sequence[bool] = (True, True),
+    normalized_shape: _Shape = None,
+    output_mask: tuple[_Yes, _Yes] = (True, True),
+    weight_offset: SupportsFloat = 0.0,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: _Shape = None,
+    output_mask: Sequence[bool],
     weight_offset: SupportsFloat = 0.0,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,

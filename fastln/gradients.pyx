@@ -199,7 +199,8 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
 
     Examples
     --------
-    >>> import numpy as np, fastln
+    >>> import numpy as np
+    >>> import fastln
     >>> x, dy = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
     >>> y, rstd = fastln.rms_norm_forward(x)
     >>> dx, dweight = fastln.rms_norm_backward(dy, x, rstd)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastln._core.arguments import as_any_floats, as_eps, as_floats, as_numbers, as_sizes, converted
+from fastln._core.arguments import (
+    as_any_floats,
+    as_eps,
+    as_floats,
+    as_numbers,
+    as_offset,
+    as_sizes,
+    check_cast,
+    converted,
+)
 from fastln._core.describe import cut, describe
 from fastln._core.names import explain_keys, explains_keywords
-from fastln.gradients import layer_norm_backward
-from fastln.norms import layer_norm, layer_norm_forward
+from fastln.gradients import layer_norm_backward, rms_norm_backward
+from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
 
 # Of float64, in the largest array that can be.
 MOST_ELEMENTS = sys.maxsize // 8
@@ -42,6 +52,22 @@ class LayerNormSaved(NamedTuple):
     rstd: Array
 
 
+class RMSNormSaved(NamedTuple):
+    """What the forward pass leaves for the backward pass; x is a reference, not a copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> y, saved = fastln.RMSNorm(2, eps=0).forward(np.array([[7, 1]], np.float32))
+    >>> saved.rstd
+    array([[0.2]], dtype=float32)
+    """
+
+    x: Array
+    rstd: Array
+
+
 class LayerNormGradients(NamedTuple):
     """Gradients by name; None for a parameter that the object does not have.
 
@@ -61,7 +87,142 @@ class LayerNormGradients(NamedTuple):
     dbias: Array | None
 
 
-class LayerNorm:
+class RMSNormGradients(NamedTuple):
+    """Gradients by name; None for the weight if the object has none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> norm = fastln.RMSNorm(2, elementwise_affine=False)
+    >>> y, saved = norm.forward(np.array([[7, 1]], np.float32))
+    >>> norm.backward(y, saved).dweight is None
+    True
+    """
+
+    dx: Array
+    dweight: Array | None
+
+
+class _Parameters:
+    """The parameters of an object: what they may be, and their state."""
+
+    # Types may say which parameters there are: see the stub.
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    normalized_shape: tuple[int, ...]
+    elementwise_affine: bool
+    _dtype: np.dtype[Any]
+    _weight: Array | None
+    _bias: Array | None = None
+
+    def _begin(self, normalized_shape: Any, elementwise_affine: Any, dtype: DTypeLike) -> bool:
+        """What all parameters have in common; whether there are any."""
+        self.normalized_shape = _as_shape(normalized_shape)
+        self.elementwise_affine = _as_bool("elementwise_affine", elementwise_affine)
+        self._dtype = _as_float_dtype(dtype)
+        return self.elementwise_affine
+
+    def _initial(self, name: str, initializer: Initializer) -> Array:
+        value = initializer(self.normalized_shape) if callable(initializer) else initializer
+        array = as_numbers(name, value)
+        if array.shape not in ((), self.normalized_shape):
+            raise ValueError(f"{name} must have shape {self.normalized_shape}, got {array.shape}")
+        return np.full(self.normalized_shape, converted(name, array, self._dtype.num), self._dtype)
+
+    @property
+    def weight(self) -> Array | None:
+        """What the normalized row is multiplied by."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: ArrayLike | None) -> None:
+        self._weight = None if value is None else self._as_parameter("weight", value)
+
+    def _as_parameter(self, name: str, value: ArrayLike) -> Array:
+        """`value` itself if it may be the parameter, else a new array."""
+        array = as_any_floats(name, value)
+        if not self._may_be_parameter(array):
+            array = self._new_parameter(name, array)
+        return array
+
+    def _new_parameter(self, name: str, value: ArrayLike) -> Array:
+        array = np.array(converted(name, as_any_floats(name, value), self._dtype.num), self._dtype, order="C")
+        if array.shape != self.normalized_shape:
+            raise ValueError(
+                f"{name} must have shape {self.normalized_shape} to match normalized_shape, got {array.shape}"
+            )
+        return array
+
+    def _may_be_parameter(self, array: Any) -> bool:
+        """Whether it is as the kernels take it, and can be changed in place."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype == self._dtype
+            and array.flags.carray
+            and array.shape == self.normalized_shape
+        )
+
+    def _parameters(self) -> dict[str, Array]:
+        named = {"weight": self._weight, "bias": self._bias}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist.
+
+        Examples
+        --------
+        >>> import fastln
+        >>> fastln.LayerNorm(3, bias=False).state_dict()
+        {'weight': array([1., 1., 1.], dtype=float32)}
+        """
+        return {name: value.copy() for name, value in self._parameters().items()}
+
+    @explains_keywords
+    def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None:
+        """Copy the parameters from `state`, converted to this object's dtype.
+
+        They are copied into the arrays that are there, which others may share; where that cannot be (one was made
+        read-only, say, or both share memory), into new ones.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            As `state_dict` gives it, or a whole checkpoint. The arrays may be of any floats, bfloat16 too.
+        prefix : str
+            What the names begin with in a checkpoint ("encoder.layer.0.norm."); other names are left alone.
+
+        Raises
+        ------
+        KeyError
+            If a parameter is missing, or a name with this prefix is unexpected. Nothing has been changed then.
+        TypeError, ValueError
+            If state is not a mapping, or a parameter is not of floats or has the wrong shape. Nothing has been changed
+            then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> checkpoint = {"encoder.norm.weight": np.full(3, 2.0), "encoder.norm.bias": np.zeros(3), "head": np.ones(9)}
+        >>> norm = fastln.LayerNorm(3)
+        >>> norm.load_state_dict(checkpoint, prefix="encoder.norm.")
+        >>> norm.weight
+        array([2., 2., 2.], dtype=float32)
+        """
+        parameters = self._parameters()
+        _check_keys(state, prefix, tuple(parameters))
+        loaded = {name: self._new_parameter(cut(prefix + name), state[prefix + name]) for name in parameters}
+        are_apart = not any(np.may_share_memory(*pair) for pair in itertools.combinations(parameters.values(), 2))
+        if are_apart and all(map(self._may_be_parameter, parameters.values())):
+            for name, array in loaded.items():
+                parameters[name][...] = array
+        else:
+            for name, array in loaded.items():
+                setattr(self, f"_{name}", array)
+
+
+class LayerNorm(_Parameters):
     """Layer normalization with its parameters: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
     Parameters
@@ -116,9 +277,6 @@ class LayerNorm:
     array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
-    # Types may say which parameters there are: see the stub.
-    __class_getitem__: Any = classmethod(GenericAlias)
-
     @explains_keywords
     def __init__(
         self,
@@ -131,30 +289,11 @@ class LayerNorm:
         bias_init: Initializer = 0.0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.normalized_shape = _as_shape(normalized_shape)
         self.eps = eps
         as_eps(eps)
-        self.elementwise_affine = affine = _as_bool("elementwise_affine", elementwise_affine)
-        has_bias = _as_bool("bias", bias)
-        self._dtype = _as_float_dtype(dtype)
+        affine, has_bias = self._begin(normalized_shape, elementwise_affine, dtype), _as_bool("bias", bias)
         self._weight = self._initial("weight_init", weight_init) if affine else None
         self._bias = self._initial("bias_init", bias_init) if affine and has_bias else None
-
-    def _initial(self, name: str, initializer: Initializer) -> Array:
-        value = initializer(self.normalized_shape) if callable(initializer) else initializer
-        array = as_numbers(name, value)
-        if array.shape not in ((), self.normalized_shape):
-            raise ValueError(f"{name} must have shape {self.normalized_shape}, got {array.shape}")
-        return np.full(self.normalized_shape, converted(name, array, self._dtype.num), self._dtype)
-
-    @property
-    def weight(self) -> Array | None:
-        """What the normalized row is multiplied by."""
-        return self._weight
-
-    @weight.setter
-    def weight(self, value: ArrayLike | None) -> None:
-        self._weight = None if value is None else self._as_parameter("weight", value)
 
     @property
     def bias(self) -> Array | None:
@@ -164,30 +303,6 @@ class LayerNorm:
     @bias.setter
     def bias(self, value: ArrayLike | None) -> None:
         self._bias = None if value is None else self._as_parameter("bias", value)
-
-    def _as_parameter(self, name: str, value: ArrayLike) -> Array:
-        """`value` itself if it may be the parameter, else a new array."""
-        array = as_any_floats(name, value)
-        if not self._may_be_parameter(array):
-            array = self._new_parameter(name, array)
-        return array
-
-    def _new_parameter(self, name: str, value: ArrayLike) -> Array:
-        array = np.array(converted(name, as_any_floats(name, value), self._dtype.num), self._dtype, order="C")
-        if array.shape != self.normalized_shape:
-            raise ValueError(
-                f"{name} must have shape {self.normalized_shape} to match normalized_shape, got {array.shape}"
-            )
-        return array
-
-    def _may_be_parameter(self, array: Any) -> bool:
-        """Whether it is as the kernels take it, and can be changed in place."""
-        return (
-            type(array) is np.ndarray
-            and array.dtype == self._dtype
-            and array.flags.carray
-            and array.shape == self.normalized_shape
-        )
 
     def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
         """Normalize x, shape `(..., *normalized_shape)`, into `out` or a new array.
@@ -223,9 +338,7 @@ class LayerNorm:
         >>> saved.mean
         array([[20.]], dtype=float32)
         """
-        rows = x if type(x) is np.ndarray else as_floats("x", x)
-        if isinstance(out, np.ndarray) and np.shares_memory(rows, out):
-            raise ValueError(f"out must share no memory with x, which backward needs, got {describe(out)} that does")
+        rows = _rows_to_save(x, out)
         y, mean, rstd = layer_norm_forward(
             rows, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
         )
@@ -254,8 +367,7 @@ class LayerNorm:
         >>> gradients.dx  # all of y moves together, which no x can do
         array([[0., 0., 0., 0.]], dtype=float32)
         """
-        if not isinstance(saved, tuple) or len(saved) != 3:
-            raise TypeError(f"saved must be what forward returned with y, got {describe(saved)}")
+        _check_saved(saved, LayerNormSaved)
         dx, dweight, dbias = layer_norm_backward(
             dy,
             *saved,
@@ -268,68 +380,192 @@ class LayerNorm:
         assert dx is not None
         return LayerNormGradients(dx, dweight, dbias)
 
-    def _parameters(self) -> dict[str, Array]:
-        named = {"weight": self._weight, "bias": self._bias}
-        return {name: value for name, value in named.items() if value is not None}
-
-    def state_dict(self) -> dict[str, Array]:
-        """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist.
-
-        Examples
-        --------
-        >>> import fastln
-        >>> fastln.LayerNorm(3, bias=False).state_dict()
-        {'weight': array([1., 1., 1.], dtype=float32)}
-        """
-        return {name: value.copy() for name, value in self._parameters().items()}
-
-    @explains_keywords
-    def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None:
-        """Copy the parameters from `state`, converted to this object's dtype.
-
-        They are copied into the arrays that are there, which others may share; where that cannot be (one was made
-        read-only, say, or both share memory), into new ones.
-
-        Parameters
-        ----------
-        state : mapping of str to array
-            As `state_dict` gives it, or a whole checkpoint. The arrays may be of any floats, bfloat16 too.
-        prefix : str
-            What the names begin with in a checkpoint ("encoder.layer.0.norm."); other names are left alone.
-
-        Raises
-        ------
-        KeyError
-            If a parameter is missing, or a name with this prefix is unexpected. Nothing has been changed then.
-        TypeError, ValueError
-            If state is not a mapping, or a parameter is not of floats or has the wrong shape. Nothing has been changed
-            then.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fastln
-        >>> checkpoint = {"encoder.norm.weight": np.full(3, 2.0), "encoder.norm.bias": np.zeros(3), "head": np.ones(9)}
-        >>> norm = fastln.LayerNorm(3)
-        >>> norm.load_state_dict(checkpoint, prefix="encoder.norm.")
-        >>> norm.weight
-        array([2., 2., 2.], dtype=float32)
-        """
-        parameters = self._parameters()
-        _check_keys(state, prefix, tuple(parameters))
-        loaded = {name: self._new_parameter(cut(prefix + name), state[prefix + name]) for name in parameters}
-        are_apart = self._weight is None or self._bias is None or not np.may_share_memory(self._weight, self._bias)
-        if are_apart and all(map(self._may_be_parameter, parameters.values())):
-            for name, array in loaded.items():
-                parameters[name][...] = array
-        else:
-            self._weight, self._bias = loaded.get("weight"), loaded.get("bias")
-
     def __repr__(self) -> str:
         return (
             f"LayerNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
             f"bias={self._bias is not None})"
         )
+
+
+class RMSNorm(_Parameters):
+    """RMS normalization with its parameter: y = x / sqrt(mean(x * x) + eps) * (weight_offset + weight).
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        Trailing dimensions of the input to normalize over.
+    eps : float or None
+        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, as in PyTorch; most
+        checkpoints were trained with 1e-5 or 1e-6.
+    elementwise_affine : bool
+        False: no weight.
+    weight_offset : float
+        Added to weight in each call. 1 for checkpoints that store weight - 1, as Gemma's do.
+    cast : {None, "llama", "gemma"}
+        As in `rms_norm`.
+    weight_init : float, array or callable, optional
+        The initial weight: a number, an array of normalized_shape, or a function of normalized_shape that returns
+        either. None: so that weight_offset + weight is 1.
+    dtype : dtype
+        Of the parameter: float32 or float64.
+
+    Attributes
+    ----------
+    weight : ndarray or None
+        Of normalized_shape. It is yours to change, in place or by assignment: an array of this object's dtype that is
+        writable and C-contiguous is kept and not copied, and any other value that `rms_norm` takes is converted.
+    normalized_shape : tuple of int
+    eps : float or None
+    elementwise_affine : bool
+    weight_offset : float
+    cast : str or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> norm = fastln.RMSNorm(2, eps=1e-6)
+    >>> norm(np.array([[3.0, 4.0]])).round(3)
+    array([[0.849, 1.131]])
+    """
+
+    @explains_keywords
+    def __init__(
+        self,
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        weight_offset: float = 0.0,
+        cast: Literal["llama", "gemma"] | None = None,
+        weight_init: Initializer | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.eps = eps
+        if eps is not None:
+            as_eps(eps)
+        check_cast(cast)
+        self.cast = cast
+        affine = self._begin(normalized_shape, elementwise_affine, dtype)
+        self.weight_offset = as_offset(weight_offset, affine)
+        initial = 1 - self.weight_offset if weight_init is None else weight_init
+        self._weight = self._initial("weight_init", initial) if affine else None
+
+    def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
+        """Normalize x, shape `(..., *normalized_shape)`, into `out` or a new array.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> norm = fastln.RMSNorm(2, eps=1e-6, weight_init=[1, 10])
+        >>> norm(np.array([[7, 1]], np.float32)).round(4)
+        array([[1.4, 2. ]], dtype=float32)
+        """
+        return rms_norm(
+            x,
+            self.normalized_shape,
+            self._weight,
+            self.eps,
+            weight_offset=self.weight_offset,
+            cast=self.cast,
+            out=out,
+            num_threads=num_threads,
+        )
+
+    def forward(
+        self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[Array, RMSNormSaved]:
+        """Normalize x and return with y what `backward` needs: x among it, so `out` must not be in its place.
+
+        Do not write to x in between.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> y, saved = fastln.RMSNorm(2, eps=1e-6).forward(np.array([[7, 1]], np.float32))
+        >>> y.round(4)
+        array([[1.4, 0.2]], dtype=float32)
+        """
+        rows = _rows_to_save(x, out)
+        y, rstd = rms_norm_forward(
+            rows,
+            self.normalized_shape,
+            self._weight,
+            self.eps,
+            weight_offset=self.weight_offset,
+            cast=self.cast,
+            out=out,
+            num_threads=num_threads,
+        )
+        return y, RMSNormSaved(np.asarray(rows), rstd)
+
+    def backward(
+        self,
+        dy: ArrayLike,
+        saved: RMSNormSaved,
+        out: Array | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> RMSNormGradients:
+        """Gradients of a loss whose gradient with respect to y is dy, for the forward pass that gave `saved`.
+
+        `out` is where dx goes; it may be dy.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastln
+        >>> norm = fastln.RMSNorm(2, eps=1e-6)
+        >>> y, saved = norm.forward(np.array([[7, 1]], np.float32))
+        >>> gradients = norm.backward(np.ones_like(y), saved)
+        >>> gradients.dweight.round(4)
+        array([1.4, 0.2], dtype=float32)
+        """
+        _check_saved(saved, RMSNormSaved)
+        dx, dweight = rms_norm_backward(
+            dy,
+            *saved,
+            self._weight,
+            normalized_shape=self.normalized_shape,
+            output_mask=(True, self._weight is not None),
+            weight_offset=self.weight_offset,
+            out=out,
+            num_threads=num_threads,
+        )
+        assert dx is not None
+        return RMSNormGradients(dx, dweight)
+
+    def __repr__(self) -> str:
+        offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
+        cast = f", cast={self.cast!r}" if self.cast else ""
+        return (
+            f"RMSNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+            f"{offset}{cast})"
+        )
+
+
+def _rows_to_save(x: ArrayLike, out: Array | None) -> Any:
+    """The rows of x as an array, which `out` must leave as it is."""
+    rows = x if type(x) is np.ndarray else as_floats("x", x)
+    if isinstance(out, np.ndarray) and np.shares_memory(rows, out):
+        raise ValueError(f"out must share no memory with x, which backward needs, got {describe(out)} that does")
+    return rows
+
+
+def _check_saved(saved: Any, kind: Any) -> None:
+    """Whether it is as long as what forward returns, of which a plain tuple will do."""
+    if not isinstance(saved, tuple) or len(saved) != len(kind._fields):
+        raise TypeError(f"saved must be what forward returned with y, got {describe(saved)}")
 
 
 def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -23,10 +23,18 @@ class LayerNormSaved(NamedTuple, Generic[_X]):
     mean: NDArray[_X]
     rstd: NDArray[_X]
 
+class RMSNormSaved(NamedTuple, Generic[_X]):
+    x: NDArray[_X]
+    rstd: NDArray[_X]
+
 class LayerNormGradients(NamedTuple, Generic[_X, _W, _B]):
     dx: NDArray[_X]
     dweight: _W
     dbias: _B
+
+class RMSNormGradients(NamedTuple, Generic[_X, _W]):
+    dx: NDArray[_X]
+    dweight: _W
 
 class LayerNorm(Generic[_W, _B]):
     normalized_shape: tuple[int, ...]
@@ -121,5 +129,87 @@ class LayerNorm(Generic[_W, _B]):
         out: NDArray[_X] | None = None,
         num_threads: SupportsIndex | None = None,
     ) -> LayerNormGradients[_X, _W, _B]: ...
+    def state_dict(self) -> dict[str, Array]: ...
+    def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None: ...
+
+class RMSNorm(Generic[_W]):
+    normalized_shape: tuple[int, ...]
+    eps: float | None
+    elementwise_affine: bool
+    weight_offset: float
+    cast: Literal["llama", "gemma"] | None
+
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+    @overload
+    def __init__(
+        self: RMSNorm[Array],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float | None = None,
+        elementwise_affine: Literal[True] = True,
+        *,
+        weight_offset: float = 0.0,
+        cast: Literal["llama", "gemma"] | None = None,
+        weight_init: Initializer | None = None,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RMSNorm[None],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float | None = None,
+        *,
+        elementwise_affine: Literal[False],
+        weight_offset: float = 0.0,
+        cast: Literal["llama", "gemma"] | None = None,
+        weight_init: Initializer | None = None,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RMSNorm[Array | None],
+        normalized_shape: SupportsIndex | Sequence[SupportsIndex],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        weight_offset: float = 0.0,
+        cast: Literal["llama", "gemma"] | None = None,
+        weight_init: Initializer | None = None,
+        dtype: DTypeLike = ...,
+    ) -> None: ...
+    @property
+    def weight(self) -> _W: ...
+    @weight.setter
+    def weight(self, value: ArrayLike | None) -> None: ...
+    @overload
+    def __call__(
+        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+    ) -> NDArray[_F]: ...
+    @overload
+    def __call__(
+        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+    ) -> NDArray[np.float64]: ...
+    @overload
+    def __call__(
+        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+    @overload
+    def forward(
+        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[NDArray[_F], RMSNormSaved[_F]]: ...
+    @overload
+    def forward(
+        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[NDArray[np.float64], RMSNormSaved[np.float64]]: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+    ) -> tuple[_Floats, RMSNormSaved[np.floating[Any]]]: ...
+    def backward(
+        self,
+        dy: ArrayLike,
+        saved: RMSNormSaved[_X],
+        out: NDArray[_X] | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> RMSNormGradients[_X, _W]: ...
     def state_dict(self) -> dict[str, Array]: ...
     def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None: ...

@@ -76,6 +76,31 @@ def layer_norm_forward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
+@overload
+def rms_norm(
+    x: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[_F]: ...
+@overload
+def rms_norm(
+    x: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.float64]: ...
+@overload
 def rms_norm(
     x: ArrayLike,
     normalized_shape: _Shape = None,
@@ -87,6 +112,31 @@ def rms_norm(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> _Floats: ...
+@overload
+def rms_norm_forward(
+    x: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F]]: ...
+@overload
+def rms_norm_forward(
+    x: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
 def rms_norm_forward(
     x: ArrayLike,
     normalized_shape: _Shape = None,

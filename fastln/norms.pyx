@@ -231,7 +231,8 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
 
     Examples
     --------
-    >>> import numpy as np, fastln
+    >>> import numpy as np
+    >>> import fastln
     >>> x = np.array([[3.0, 4.0], [-1e300, 1e300]])
     >>> fastln.rms_norm(x, eps=1e-6).round(3)
     array([[ 0.849,  1.131],
@@ -281,7 +282,8 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
 
     Examples
     --------
-    >>> import numpy as np, fastln
+    >>> import numpy as np
+    >>> import fastln
     >>> y, rstd = fastln.rms_norm_forward(np.array([[3.0, 4.0]]), eps=0)
     >>> rstd.round(3)
     array([[0.283]])

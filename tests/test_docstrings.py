@@ -16,7 +16,7 @@ def with_docstrings():
     found = {name: value for name, value in found.items() if callable(value)}
     for name, value in list(found.items()):
         if inspect.isclass(value) and not issubclass(value, tuple):
-            methods = {key: method for key, method in vars(value).items() if inspect.isfunction(method)}
+            methods = dict(inspect.getmembers(value, inspect.isfunction))
             found |= {f"{name}.{key}": m for key, m in methods.items() if key == "__call__" or not key.startswith("_")}
     return found
 

@@ -116,6 +116,25 @@ def test_passes_of_an_object_keep_the_dtype() -> None:
     assert dtypes(gradients) == [np.float32, np.float32, None]
 
 
+def test_rms_norm_and_its_object_know_the_same() -> None:
+    y, rstd = fastln.rms_norm_forward(X, 8, WEIGHT)
+    assert_type((y, rstd), tuple[Float32, Float32])
+    assert_type(fastln.rms_norm([1.0, 2.0]), Float64)
+    both = fastln.rms_norm_backward(y, X, rstd, WEIGHT)
+    assert_type(both, tuple[Float32, Float32])
+    first = fastln.rms_norm_backward(y, X, rstd, output_mask=(True, False))
+    assert_type(first, tuple[Float32, None])
+    norm, plain = fastln.RMSNorm(8, 1e-6, weight_offset=1), fastln.RMSNorm(8, elementwise_affine=False)
+    assert_type(norm, fastln.RMSNorm[Floats])
+    assert_type(plain, fastln.RMSNorm[None])
+    z, saved = norm.forward(X)
+    gradients = norm.backward(z, saved)
+    assert_type(gradients, fastln.RMSNormGradients[np.float32, Floats])
+    assert dtypes((y, rstd, *both, *gradients)) == [np.float32] * 6
+    assert dtypes(first) == [np.float32, None]
+    assert plain.weight is None
+
+
 def test_annotations_need_no_parameters() -> None:
     def train(norm: fastln.LayerNorm, saved: fastln.LayerNormSaved) -> fastln.LayerNormGradients:
         return norm.backward(saved.x, saved)

@@ -33,7 +33,7 @@ ELSEWHERE = {
     ),
     "weight": ("gamma", "scale", "weights", "w", "ws", "g"),
     "bias": ("beta", "offset", "center", "shift", "b", "bs"),
-    "eps": ("epsilon", "variance_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "eps_"),
+    "eps": ("epsilon", "variance_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rms_norm_eps", "eps_"),
     "out": ("output", "y", "dst", "result"),
     "num_threads": ("threads", "n_threads", "nthreads", "n_jobs", "num_workers", "max_threads"),
     "dy": ("grad_output", "grad_out", "grad_y", "dout", "gy", "grad"),
