@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from bounds import PROMISED, PROMISED_OF_RMS, long_double_suffices
+from bounds import PROMISED, PROMISED_OF_RMS
 from fences import Room
 from regimes import BACKWARD_REGIMES, DY, REGIMES
 
@@ -21,6 +21,7 @@ from fastln import _reference as exact
 from fastln._core.effort import set_min_parallel_bytes, set_stream_bytes
 from fastln._core.facts import config
 from fastln._core.stores import forget as forget_streaming
+from fastln._reference import long_double_suffices
 
 IS_SANITIZED = "-fsanitize=" in str(config()["build"])
 
