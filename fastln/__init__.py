@@ -1,18 +1,7 @@
 """fastln: fast, accurate and reproducible layer and RMS normalization on the CPU, for NumPy arrays."""
 
-try:
-    from fastln._core.isa import available_isas, get_isa, set_isa
-except ModuleNotFoundError as error:
-    if error.name != "fastln._core.isa":
-        raise
-    import sys
-
-    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    raise ImportError(
-        f"fastln is not built in this folder for {python}: run `pip install -e .` in {__path__[0].rpartition('/')[0]}, "
-        "or if fastln is installed, leave the folder"
-    ) from None
 from fastln._core.facts import show_config
+from fastln._core.isa import available_isas, get_isa, set_isa
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
 from fastln.gradients import layer_norm_backward, rms_norm_backward

@@ -28,13 +28,6 @@ cdef extern from "forks.h" namespace "fln_teams" nogil:
     void forget_teams() noexcept
     bint is_first_thread() noexcept
 
-
-cdef inline int runtime_threads() noexcept:
-    """The threads that the OpenMP runtime would take. Of a bad OMP_NUM_THREADS, LLVM's makes any number."""
-    cdef int count = omp_get_max_threads()
-    return count if count > 0 else omp_get_num_procs()
-
-
 # The most threads that a call gets, whatever is asked for, for each CPU that the process may use. A second one on a CPU
 # gains nothing here; eight leave room for settings that were made for a larger machine, and for tests.
 cdef int MOST_THREADS_PER_CPU = 8
@@ -44,7 +37,7 @@ cdef int _chosen = 0  # by set_num_threads; 0: nobody did
 cdef int _default = 0  # found on first use
 cdef str _default_reason = ""
 # What the OpenMP runtime says where nobody has limited it.
-cdef int _unlimited = runtime_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
+cdef int _unlimited = omp_get_max_threads() if os.environ.get("OMP_NUM_THREADS") else omp_get_num_procs()
 
 # What this process is. A child that was forked (and not replaced by another program) may have inherited a team whose
 # threads are gone.
@@ -278,7 +271,7 @@ cdef int limit_of(int asked) except -1:
         return 1
     if asked:
         return asked
-    runtime = runtime_threads()
+    runtime = omp_get_max_threads()
     # A limit that somebody else has set in the runtime, for this thread.
     return min(_asked()[0], _most, runtime if runtime != _unlimited else _most)
 
