@@ -66,7 +66,7 @@ def wrong_arrays(rng: Rng, a: Array, required: bool, is_x: bool) -> list[Any]:
     """What cannot stand for an array of floats of this shape."""
     wrong: list[Any] = [np.zeros(a.shape, pick(rng, OTHER_DTYPES)) for _ in range(3)]
     wrong += [np.ma.masked_array(np.zeros(a.shape, "f4")), "word", object(), {}, True, 3, [[1.0], [1.0, 2.0]]]
-    wrong += [np.zeros((), "f4"), 1.0]
+    wrong += [np.zeros((), a.dtype), 1.0]  # of its dtype: another one's might not hold what the other arguments have
     if required:
         wrong.append(None)
     if not is_x:
