@@ -48,6 +48,12 @@ def show_pictures(app, path, parent, text):
     text[0] = PICTURE.sub(r"![\2](\3){.only-light} ![\2](\1){.only-dark}", text[0])
 
 
+def link_pages(app, what, name, obj, options, lines):
+    """The page that a docstring names by its file, as a link."""
+    lines[:] = [line.replace("docs/accuracy.md", ":doc:`the page on accuracy <accuracy>`") for line in lines]
+
+
 def setup(app):
     """Connect what is Python here."""
     app.connect("include-read", show_pictures)
+    app.connect("autodoc-process-docstring", link_pages)

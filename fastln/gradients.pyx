@@ -153,7 +153,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     ----------
     dy : array of float32 or float64, shape of x
         Gradient of the loss with respect to y.
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
         The input of the forward pass.
     rstd : array of floats, shape (..., 1, ..., 1)
         As `rms_norm_forward` returned it: x's leading dimensions, then 1 for each normalized dimension.
@@ -189,9 +189,9 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     Notes
     -----
     With g = dy * (weight_offset + weight) and eps' = finfo(dtype).eps, the error of dx in ordinary rows is at most
-    4 eps' rstd max(|g| + |x_hat mean(g x_hat)|) and that of dweight 2 eps' sum(|dy| max|x_hat|): the maxima over a row,
-    the sum over any number of rows. For any finite rows, docs/accuracy.md proves 18 (float32) or 23 (float64)
-    eps' rstd (max|g| + max|x_hat| rms(g)) for dx and 6.5 or 8 eps' sum(|dy| max|x_hat|) for dweight.
+    `4 eps' rstd max(|g| + |x_hat mean(g x_hat)|)` and that of dweight `2 eps' sum(|dy| max|x_hat|)`: the maxima over a
+    row, the sum over any number of rows. For any finite rows, docs/accuracy.md proves 18 (float32) or 23 (float64) times
+    `eps' rstd (max|g| + max|x_hat| rms(g))` for dx and 6.5 or 8 times `eps' sum(|dy| max|x_hat|)` for dweight.
 
     References
     ----------

@@ -183,7 +183,7 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
         Rows may lie at any constant stride; other layouts are copied once.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
@@ -220,7 +220,7 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
     Notes
     -----
     With eps' = finfo(dtype).eps, the error of y is at most 4.5 eps' (float32) or 6 eps' (float64) times
-    |weight| max|x_hat|, the maximum over the row, for any finite row: docs/accuracy.md has the proof. Ordinary rows
+    `|weight| max|x_hat|`, the maximum over the row, for any finite row: docs/accuracy.md has the proof. Ordinary rows
     stay within 2 eps', whatever their magnitude: squares neither overflow nor underflow. A NaN or Inf makes its own row
     NaN and no other (PyTorch gives 0 for the finite numbers beside an Inf). The bits of a row depend on that row, eps,
     weight, weight_offset and dtype alone.
@@ -259,7 +259,7 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (..., *normalized_shape)
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
     normalized_shape, weight, eps, weight_offset, cast, out, num_threads
         As in `rms_norm`.
 
