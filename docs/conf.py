@@ -13,6 +13,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 nitpicky = True  # a reference to nothing is a warning, and `make docs` takes warnings for errors
 default_role = "code"
 
+# numpydoc makes a reference of an attribute that is a property; the text about it stands beside it.
+nitpick_ignore = [("py:obj", "weight")]
+
 # The signature has names and defaults, the docstring says the types in words.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

@@ -841,3 +841,17 @@ def test_bad_arguments_are_one_line_and_status_2(capsys, arguments, message):
 def test_bad_files_are_one_line_and_status_2(capsys, command):
     assert command_line.main(command) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_readme_quotes_the_results_that_are_kept():
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "results").is_dir():
+        pytest.skip("the kept results are not beside tests/: run these tests from a clone")
+    text = excerpt.to_excerpt(files.load(root / "benchmarks" / "results")).replace(
+        "over best peer", "over the fastest peer"
+    )
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    quoted = [line for line in lines if line.startswith(("| forward, over", "| backward, over"))]
+    assert len(quoted) == 6
+    for line in quoted:
+        assert line.replace(", over", ", warm: over") in text
