@@ -190,8 +190,8 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     -----
     With g = dy * (weight_offset + weight) and eps' = finfo(dtype).eps, the error of dx in ordinary rows is at most
     `4 eps' rstd max(|g| + |x_hat mean(g x_hat)|)` and that of dweight `2 eps' sum(|dy| max|x_hat|)`: the maxima over a
-    row, the sum over any number of rows. For any finite rows, docs/accuracy.md proves 18 (float32) or 23 (float64) times
-    `eps' rstd (max|g| + max|x_hat| rms(g))` for dx and 6.5 or 8 times `eps' sum(|dy| max|x_hat|)` for dweight.
+    row, the sum over any number of rows. For any finite rows, docs/accuracy.md proves 18 (float32) or 23 (float64)
+    times `eps' rstd (max|g| + max|x_hat| rms(g))` for dx and 6.5 or 8 times `eps' sum(|dy| max|x_hat|)` for dweight.
 
     References
     ----------
