@@ -1,5 +1,7 @@
 """fastln: fast, accurate and reproducible layer and RMS normalization on the CPU, for NumPy arrays."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from fastln._core.facts import show_config
 from fastln._core.isa import available_isas, get_isa, set_isa
 from fastln._core.threads import get_num_threads, set_num_threads, threads
@@ -37,3 +39,10 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+if not _TYPE_CHECKING:  # a type checker would take every name for one that is here
+
+    def __getattr__(name):
+        from fastln._core.names import explain_public
+
+        raise AttributeError(explain_public(__name__, name, __all__), name=name)

@@ -4,11 +4,11 @@ import numpy as np
 cimport numpy as cnp
 
 from fastln._core.arguments cimport (
-    as_floats,
     as_floats_like,
     as_offset,
     as_out,
     as_parameter,
+    as_rows,
     as_sizes,
     check_matrix,
     check_out,
@@ -28,8 +28,8 @@ from fastln._core.describe import describe
 from fastln._core.drive cimport run_backward
 from fastln._core.effort cimport BACKWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
-from fastln._core.keywords cimport explain_keywords
-from fastln._core.names import keyword_explainer
+from fastln._core.keywords cimport explain_calls
+from fastln._core.names import call_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
@@ -278,7 +278,7 @@ cdef object other_gradients(
     cdef int limit
     cdef bint has_mean = norm == FLN_LAYER_NORM
     # These may run anybody's code.
-    x = as_floats("x", x)
+    x = as_rows(x, normalized_shape, norm)
     dy = as_floats_like("dy", dy, x)
     mean = as_floats_like("mean", mean, x) if has_mean else None
     rstd = as_floats_like("rstd", rstd, x)
@@ -340,4 +340,4 @@ cdef inline int as_mask(object output_mask, int count) except -1:
     return mask
 
 
-explain_keywords(keyword_explainer(layer_norm_backward, rms_norm_backward))
+explain_calls(call_explainer(layer_norm_backward, rms_norm_backward))

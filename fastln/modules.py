@@ -21,9 +21,16 @@ from fastln._core.arguments import (
     as_sizes,
     check_cast,
     converted,
+    reshaping,
 )
 from fastln._core.describe import cut, describe
-from fastln._core.names import explain_keys, explains_keywords
+from fastln._core.names import (
+    explain_attribute,
+    explain_keys,
+    explain_state,
+    explain_unexpected,
+    explains_keywords,
+)
 from fastln.gradients import layer_norm_backward, rms_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
 
@@ -104,31 +111,64 @@ class RMSNormGradients(NamedTuple):
     dweight: Array | None
 
 
+class StateError(KeyError):
+    """A KeyError whose words are shown as they are, and not as the repr of a key."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class _Parameters:
     """The parameters of an object: what they may be, and their state."""
 
     # Types may say which parameters there are: see the stub.
     __class_getitem__: Any = classmethod(GenericAlias)
 
-    normalized_shape: tuple[int, ...]
-    elementwise_affine: bool
+    # No dict, so that an attribute that nothing reads is refused; a subclass has one, and whatever attributes it likes.
+    __slots__ = ("__weakref__", "_dtype", "_eps", "_shape", "_weight")
+
+    _KIND: str  # its name, of which a subclass has another
+    _NAMES: tuple[str, ...] = ("weight",)
+    _SETTABLE: tuple[str, ...] = ("weight", "eps")
+
     _dtype: np.dtype[Any]
+    _eps: float | None
+    _shape: tuple[int, ...]
     _weight: Array | None
-    _bias: Array | None = None
 
     def _begin(self, normalized_shape: Any, elementwise_affine: Any, dtype: DTypeLike) -> bool:
         """What all parameters have in common; whether there are any."""
-        self.normalized_shape = _as_shape(normalized_shape)
-        self.elementwise_affine = _as_bool("elementwise_affine", elementwise_affine)
+        self._shape = _as_shape(normalized_shape, self._KIND)
         self._dtype = _as_float_dtype(dtype)
-        return self.elementwise_affine
+        return _as_bool("elementwise_affine", elementwise_affine)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if hasattr(type(self), name):  # and cannot be set, or its own setter says so
+                raise
+            raise AttributeError(explain_attribute(name, self._SETTABLE)) from None
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__()  # without a method of its own, protocols 0 and 1 would refuse a class with slots
+
+    @property
+    def normalized_shape(self) -> tuple[int, ...]:
+        """The trailing dimensions that are normalized over."""
+        return self._shape
+
+    @property
+    def elementwise_affine(self) -> bool:
+        """Whether there is any parameter."""
+        return bool(self._parameters())
 
     def _initial(self, name: str, initializer: Initializer) -> Array:
-        value = initializer(self.normalized_shape) if callable(initializer) else initializer
+        value = initializer(self._shape) if callable(initializer) else initializer
         array = as_numbers(name, value)
-        if array.shape not in ((), self.normalized_shape):
-            raise ValueError(f"{name} must have shape {self.normalized_shape}, got {array.shape}")
-        return np.full(self.normalized_shape, converted(name, array, self._dtype.num), self._dtype)
+        if array.shape not in ((), self._shape):
+            raise ValueError(f"{name} must have shape {self._shape}, got {array.shape}")
+        return np.full(self._shape, converted(name, array, self._dtype.num), self._dtype)
 
     @property
     def weight(self) -> Array | None:
@@ -148,9 +188,10 @@ class _Parameters:
 
     def _new_parameter(self, name: str, value: ArrayLike) -> Array:
         array = np.array(converted(name, as_any_floats(name, value), self._dtype.num), self._dtype, order="C")
-        if array.shape != self.normalized_shape:
+        if array.shape != self._shape:
+            advice = reshaping(name, self._shape, array.shape)
             raise ValueError(
-                f"{name} must have shape {self.normalized_shape} to match normalized_shape, got {array.shape}"
+                f"{name} must have shape {self._shape} to match normalized_shape, got {array.shape}{advice}"
             )
         return array
 
@@ -160,11 +201,11 @@ class _Parameters:
             type(array) is np.ndarray
             and array.dtype == self._dtype
             and array.flags.carray
-            and array.shape == self.normalized_shape
+            and array.shape == self._shape
         )
 
     def _parameters(self) -> dict[str, Array]:
-        named = {"weight": self._weight, "bias": self._bias}
+        named = {name: getattr(self, f"_{name}") for name in self._NAMES}
         return {name: value for name, value in named.items() if value is not None}
 
     def state_dict(self) -> dict[str, Array]:
@@ -211,7 +252,7 @@ class _Parameters:
         array([2., 2., 2.], dtype=float32)
         """
         parameters = self._parameters()
-        _check_keys(state, prefix, tuple(parameters))
+        _check_keys(state, prefix, tuple(parameters), self._KIND)
         loaded = {name: self._new_parameter(cut(prefix + name), state[prefix + name]) for name in parameters}
         are_apart = not any(np.may_share_memory(*pair) for pair in itertools.combinations(parameters.values(), 2))
         if are_apart and all(map(self._may_be_parameter, parameters.values())):
@@ -277,6 +318,15 @@ class LayerNorm(_Parameters):
     array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
+    __slots__ = ("_bias",)
+
+    _KIND = "LayerNorm"
+    _NAMES = ("weight", "bias")
+    _SETTABLE = ("weight", "bias", "eps")
+
+    _bias: Array | None
+    _eps: float
+
     @explains_keywords
     def __init__(
         self,
@@ -289,11 +339,19 @@ class LayerNorm(_Parameters):
         bias_init: Initializer = 0.0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.eps = eps
-        as_eps(eps)
+        self._eps = _as_eps(eps, "weight_init and bias_init give the parameters")
         affine, has_bias = self._begin(normalized_shape, elementwise_affine, dtype), _as_bool("bias", bias)
         self._weight = self._initial("weight_init", weight_init) if affine else None
         self._bias = self._initial("bias_init", bias_init) if affine and has_bias else None
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self._eps = _as_eps(value)
 
     @property
     def bias(self) -> Array | None:
@@ -304,7 +362,7 @@ class LayerNorm(_Parameters):
     def bias(self, value: ArrayLike | None) -> None:
         self._bias = None if value is None else self._as_parameter("bias", value)
 
-    def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
+    def __call__(self, x: ArrayLike, *, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
         """Normalize x, shape `(..., *normalized_shape)`, into `out` or a new array.
 
         Examples
@@ -318,12 +376,10 @@ class LayerNorm(_Parameters):
         >>> x.round(4)
         array([[-2., -2.,  2.,  2.]], dtype=float32)
         """
-        return layer_norm(
-            x, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
-        )
+        return layer_norm(x, self._shape, self._weight, self._bias, self._eps, out=out, num_threads=num_threads)
 
     def forward(
-        self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: Array | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[Array, LayerNormSaved]:
         """Normalize x and return with y what `backward` needs: x among it, so `out` must not be in its place.
 
@@ -340,7 +396,7 @@ class LayerNorm(_Parameters):
         """
         rows = _rows_to_save(x, out)
         y, mean, rstd = layer_norm_forward(
-            rows, self.normalized_shape, self._weight, self._bias, self.eps, out=out, num_threads=num_threads
+            rows, self._shape, self._weight, self._bias, self._eps, out=out, num_threads=num_threads
         )
         return y, LayerNormSaved(np.asarray(rows), mean, rstd)
 
@@ -348,6 +404,7 @@ class LayerNorm(_Parameters):
         self,
         dy: ArrayLike,
         saved: LayerNormSaved,
+        *,
         out: Array | None = None,
         num_threads: SupportsIndex | None = None,
     ) -> LayerNormGradients:
@@ -372,7 +429,7 @@ class LayerNorm(_Parameters):
             dy,
             *saved,
             self._weight,
-            normalized_shape=self.normalized_shape,
+            normalized_shape=self._shape,
             output_mask=(True, self._weight is not None, self._bias is not None),
             out=out,
             num_threads=num_threads,
@@ -381,9 +438,11 @@ class LayerNorm(_Parameters):
         return LayerNormGradients(dx, dweight, dbias)
 
     def __repr__(self) -> str:
+        # Of a bias alone, which no argument of LayerNorm makes, it says so.
+        alone = ", weight=None" if self._weight is None and self._bias is not None else ""
         return (
-            f"LayerNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
-            f"bias={self._bias is not None})"
+            f"LayerNorm({self._shape}, eps={self._eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self._bias is not None}{alone})"
         )
 
 
@@ -438,6 +497,14 @@ class RMSNorm(_Parameters):
     array([[0.849, 1.131]])
     """
 
+    __slots__ = ("_cast", "_weight_offset")
+
+    _KIND = "RMSNorm"
+    _SETTABLE = ("weight", "eps", "weight_offset", "cast")
+
+    _cast: Literal["llama", "gemma"] | None
+    _weight_offset: float
+
     @explains_keywords
     def __init__(
         self,
@@ -450,17 +517,42 @@ class RMSNorm(_Parameters):
         weight_init: Initializer | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.eps = eps
-        if eps is not None:
-            as_eps(eps)
-        check_cast(cast)
+        self._eps = None if eps is None else _as_eps(eps, "weight_init gives the weight")
         self.cast = cast
         affine = self._begin(normalized_shape, elementwise_affine, dtype)
-        self.weight_offset = as_offset(weight_offset, affine)
-        initial = 1 - self.weight_offset if weight_init is None else weight_init
+        self._weight_offset = as_offset(weight_offset, affine)
+        initial = 1 - self._weight_offset if weight_init is None else weight_init
         self._weight = self._initial("weight_init", initial) if affine else None
 
-    def __call__(self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
+    @property
+    def eps(self) -> float | None:
+        """What is added to the mean square; None stands for `finfo(x.dtype).eps`."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, value: float | None) -> None:
+        self._eps = None if value is None else _as_eps(value)
+
+    @property
+    def weight_offset(self) -> float:
+        """What is added to weight in each call."""
+        return self._weight_offset
+
+    @weight_offset.setter
+    def weight_offset(self, value: float) -> None:
+        self._weight_offset = as_offset(value, self._weight is not None)
+
+    @property
+    def cast(self) -> Literal["llama", "gemma"] | None:
+        """Where a model rounds."""
+        return self._cast
+
+    @cast.setter
+    def cast(self, value: Literal["llama", "gemma"] | None) -> None:
+        check_cast(value)
+        self._cast = value
+
+    def __call__(self, x: ArrayLike, *, out: Array | None = None, num_threads: SupportsIndex | None = None) -> Array:
         """Normalize x, shape `(..., *normalized_shape)`, into `out` or a new array.
 
         Examples
@@ -473,17 +565,17 @@ class RMSNorm(_Parameters):
         """
         return rms_norm(
             x,
-            self.normalized_shape,
+            self._shape,
             self._weight,
-            self.eps,
-            weight_offset=self.weight_offset,
-            cast=self.cast,
+            self._eps,
+            weight_offset=self._weight_offset,
+            cast=self._cast,
             out=out,
             num_threads=num_threads,
         )
 
     def forward(
-        self, x: ArrayLike, out: Array | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: Array | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[Array, RMSNormSaved]:
         """Normalize x and return with y what `backward` needs: x among it, so `out` must not be in its place.
 
@@ -500,11 +592,11 @@ class RMSNorm(_Parameters):
         rows = _rows_to_save(x, out)
         y, rstd = rms_norm_forward(
             rows,
-            self.normalized_shape,
+            self._shape,
             self._weight,
-            self.eps,
-            weight_offset=self.weight_offset,
-            cast=self.cast,
+            self._eps,
+            weight_offset=self._weight_offset,
+            cast=self._cast,
             out=out,
             num_threads=num_threads,
         )
@@ -514,6 +606,7 @@ class RMSNorm(_Parameters):
         self,
         dy: ArrayLike,
         saved: RMSNormSaved,
+        *,
         out: Array | None = None,
         num_threads: SupportsIndex | None = None,
     ) -> RMSNormGradients:
@@ -536,9 +629,9 @@ class RMSNorm(_Parameters):
             dy,
             *saved,
             self._weight,
-            normalized_shape=self.normalized_shape,
+            normalized_shape=self._shape,
             output_mask=(True, self._weight is not None),
-            weight_offset=self.weight_offset,
+            weight_offset=self._weight_offset,
             out=out,
             num_threads=num_threads,
         )
@@ -546,12 +639,9 @@ class RMSNorm(_Parameters):
         return RMSNormGradients(dx, dweight)
 
     def __repr__(self) -> str:
-        offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
-        cast = f", cast={self.cast!r}" if self.cast else ""
-        return (
-            f"RMSNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
-            f"{offset}{cast})"
-        )
+        offset = f", weight_offset={self._weight_offset}" if self._weight_offset else ""
+        cast = f", cast={self._cast!r}" if self._cast else ""
+        return f"RMSNorm({self._shape}, eps={self._eps}, elementwise_affine={self.elementwise_affine}{offset}{cast})"
 
 
 def _rows_to_save(x: ArrayLike, out: Array | None) -> Any:
@@ -578,35 +668,56 @@ def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
+def _as_eps(eps: float, advice: str = "") -> float:
+    """What was given, if it will do; `advice` is for an array in its place."""
+    if advice and hasattr(type(eps), "__array__") and np.ndim(eps) > 0:
+        raise TypeError(f"eps must be a real number >= 0, got {describe(eps)}: {advice}")
+    as_eps(eps)
+    return eps
+
+
 def _as_bool(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        advice = f": {name}_init gives its values" if name == "bias" else ""
+        init = "bias_init gives its values" if name == "bias" else "weight_init gives the weight"
+        advice = f": {init}" if name == "bias" or hasattr(type(value), "__array__") else ""
         raise TypeError(f"{name} must be True or False, got {describe(value)}{advice}")
     return bool(value)
 
 
-def _check_keys(state: Any, prefix: Any, names: tuple[str, ...]) -> None:
+def _check_keys(state: Any, prefix: Any, names: tuple[str, ...], kind: str) -> None:
     """Whether the names with this prefix are those of the parameters."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping of names to arrays, got {describe(state)}")
+        advice = explain_state(state)
+        raise TypeError(f"state must be a mapping of names to arrays, got {describe(state)}{advice}")
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a string, got {describe(prefix)}")
     keys = dict.fromkeys(state)
     for key in keys:
         if not isinstance(key, str):
             raise TypeError(f"state must have strings as keys, got {describe(key)}")
-    for name in names:
-        if prefix + name not in keys:
-            advice = explain_keys(prefix + name, prefix, names, keys)
-            raise KeyError(f"state must have the key {cut(prefix + name)!r}, got {advice}")
+    missing = [prefix + name for name in names if prefix + name not in keys]
+    if missing:
+        # Only of a dict: other mappings may read a file for a value.
+        inner = [key for key, value in state.items() if isinstance(value, Mapping)] if isinstance(state, dict) else []
+        advice = explain_keys(missing, prefix, names, keys, inner)
+        raise StateError(f"state must have the key {cut(missing[0])!r}, got {advice}")
     under = f"under {cut(prefix)!r} " if prefix else ""
     known = " and ".join(names) or "none"
     for key in sorted(keys):
-        if key.startswith(prefix) and key.removeprefix(prefix) not in names:
-            raise KeyError(f"state must have no key {under}but those of {known}, got {cut(key)!r}")
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and name not in names:
+            advice = explain_unexpected(name, names, kind)
+            raise StateError(f"state must have no key {under}but those of {known}, got {cut(key)!r}{advice}")
 
 
-def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
+def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex], kind: str) -> tuple[int, ...]:
+    if hasattr(type(normalized_shape), "__array__") and np.ndim(normalized_shape) > 0:
+        call = f"{kind}({np.shape(normalized_shape)[-1]})(x)"
+        function = "rms_norm" if kind == "RMSNorm" else "layer_norm"
+        raise TypeError(
+            f"normalized_shape must be an int or a tuple of ints, got {describe(normalized_shape)}: "
+            f"{call} or fastln.{function}(x) normalizes an array x"
+        )
     shape = as_sizes(normalized_shape)
     if shape is None:
         raise TypeError("normalized_shape must be an int or a tuple of ints, got None")

@@ -18,6 +18,8 @@ _X = TypeVar("_X", bound=np.floating[Any], default=np.floating[Any], covariant=T
 _W = TypeVar("_W", bound=Array | None, default=Array | None, covariant=True)
 _B = TypeVar("_B", bound=Array | None, default=Array | None, covariant=True)
 
+class StateError(KeyError): ...
+
 class LayerNormSaved(NamedTuple, Generic[_X]):
     x: NDArray[_X]
     mean: NDArray[_X]
@@ -37,10 +39,6 @@ class RMSNormGradients(NamedTuple, Generic[_X, _W]):
     dweight: _W
 
 class LayerNorm(Generic[_W, _B]):
-    normalized_shape: tuple[int, ...]
-    eps: float
-    elementwise_affine: bool
-
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     @overload
     def __init__(
@@ -91,6 +89,14 @@ class LayerNorm(Generic[_W, _B]):
         dtype: DTypeLike = ...,
     ) -> None: ...
     @property
+    def normalized_shape(self) -> tuple[int, ...]: ...
+    @property
+    def elementwise_affine(self) -> bool: ...
+    @property
+    def eps(self) -> float: ...
+    @eps.setter
+    def eps(self, value: float) -> None: ...
+    @property
     def weight(self) -> _W: ...
     @weight.setter
     def weight(self, value: ArrayLike | None) -> None: ...
@@ -100,32 +106,33 @@ class LayerNorm(Generic[_W, _B]):
     def bias(self, value: ArrayLike | None) -> None: ...
     @overload
     def __call__(
-        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+        self, x: NDArray[_F], *, out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
     ) -> NDArray[_F]: ...
     @overload
     def __call__(
-        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+        self, x: _Lists, *, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
     ) -> NDArray[np.float64]: ...
     @overload
     def __call__(
-        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: _Floats | None = None, num_threads: SupportsIndex | None = None
     ) -> _Floats: ...
     @overload
     def forward(
-        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+        self, x: NDArray[_F], *, out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[NDArray[_F], LayerNormSaved[_F]]: ...
     @overload
     def forward(
-        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+        self, x: _Lists, *, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[NDArray[np.float64], LayerNormSaved[np.float64]]: ...
     @overload
     def forward(
-        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: _Floats | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[_Floats, LayerNormSaved[np.floating[Any]]]: ...
     def backward(
         self,
         dy: ArrayLike,
         saved: LayerNormSaved[_X],
+        *,
         out: NDArray[_X] | None = None,
         num_threads: SupportsIndex | None = None,
     ) -> LayerNormGradients[_X, _W, _B]: ...
@@ -133,12 +140,6 @@ class LayerNorm(Generic[_W, _B]):
     def load_state_dict(self, state: Mapping[str, ArrayLike], prefix: str = "") -> None: ...
 
 class RMSNorm(Generic[_W]):
-    normalized_shape: tuple[int, ...]
-    eps: float | None
-    elementwise_affine: bool
-    weight_offset: float
-    cast: Literal["llama", "gemma"] | None
-
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     @overload
     def __init__(
@@ -177,37 +178,54 @@ class RMSNorm(Generic[_W]):
         dtype: DTypeLike = ...,
     ) -> None: ...
     @property
+    def normalized_shape(self) -> tuple[int, ...]: ...
+    @property
+    def elementwise_affine(self) -> bool: ...
+    @property
+    def eps(self) -> float | None: ...
+    @eps.setter
+    def eps(self, value: float | None) -> None: ...
+    @property
+    def weight_offset(self) -> float: ...
+    @weight_offset.setter
+    def weight_offset(self, value: float) -> None: ...
+    @property
+    def cast(self) -> Literal["llama", "gemma"] | None: ...
+    @cast.setter
+    def cast(self, value: Literal["llama", "gemma"] | None) -> None: ...
+    @property
     def weight(self) -> _W: ...
     @weight.setter
     def weight(self, value: ArrayLike | None) -> None: ...
     @overload
     def __call__(
-        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+        self, x: NDArray[_F], *, out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
     ) -> NDArray[_F]: ...
     @overload
     def __call__(
-        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+        self, x: _Lists, *, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
     ) -> NDArray[np.float64]: ...
     @overload
     def __call__(
-        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: _Floats | None = None, num_threads: SupportsIndex | None = None
     ) -> _Floats: ...
     @overload
     def forward(
-        self, x: NDArray[_F], out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
+        self, x: NDArray[_F], *, out: NDArray[_F] | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[NDArray[_F], RMSNormSaved[_F]]: ...
     @overload
     def forward(
-        self, x: _Lists, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
+        self, x: _Lists, *, out: NDArray[np.float64] | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[NDArray[np.float64], RMSNormSaved[np.float64]]: ...
     @overload
     def forward(
-        self, x: ArrayLike, out: _Floats | None = None, num_threads: SupportsIndex | None = None
+        self, x: ArrayLike, *, out: _Floats | None = None, num_threads: SupportsIndex | None = None
     ) -> tuple[_Floats, RMSNormSaved[np.floating[Any]]]: ...
     def backward(
         self,
         dy: ArrayLike,
         saved: RMSNormSaved[_X],
+        *,
         out: NDArray[_X] | None = None,
         num_threads: SupportsIndex | None = None,
     ) -> RMSNormGradients[_X, _W]: ...

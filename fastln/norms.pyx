@@ -4,9 +4,9 @@ cimport numpy as cnp
 
 from fastln._core.arguments cimport (
     as_eps,
-    as_floats,
     as_out,
     as_parameter,
+    as_rows,
     as_offset,
     as_sizes,
     check_cast,
@@ -25,8 +25,8 @@ from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
 from fastln._core.effort cimport FORWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
-from fastln._core.keywords cimport explain_keywords
-from fastln._core.names import keyword_explainer
+from fastln._core.keywords cimport explain_calls
+from fastln._core.names import call_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
@@ -349,8 +349,9 @@ cdef object other_norm(
     cdef Matrix m
     cdef int limit
     cdef bint has_default = norm == FLN_RMS_NORM and eps is None
+    cdef str eps_place = "fourth" if norm == FLN_RMS_NORM else "fifth"
     # These may run anybody's code.
-    x = as_floats("x", x)
+    x = as_rows(x, normalized_shape, norm)
     weight = as_parameter("weight", weight, x)
     bias = as_parameter("bias", bias, x)
     call.args.eps = 0 if has_default else as_eps(eps)
@@ -358,8 +359,8 @@ cdef object other_norm(
     out = as_out(out)
 
     check_matrix(&m, x, sizes)
-    check_parameter("weight", weight, &m)
-    check_parameter("bias", bias, &m)
+    check_parameter("weight", weight, &m, eps_place)
+    check_parameter("bias", bias, &m, eps_place)
     check_out(out, &m)
 
     y = usable_result(out, &m)
@@ -390,4 +391,4 @@ cdef object other_norm(
     return (y, mean, rstd) if has_mean else (y, rstd) if stats else y
 
 
-explain_keywords(keyword_explainer(layer_norm, layer_norm_forward, rms_norm, rms_norm_forward))
+explain_calls(call_explainer(layer_norm, layer_norm_forward, rms_norm, rms_norm_forward))

@@ -165,7 +165,8 @@ def test_a_forgotten_shape():
 @pytest.mark.parametrize("shape", [-1, (-1,), [-2, -1], 1, (0, 1)], ids=str)
 def test_an_axis_for_a_size(operation, shape):
     text = message_of(operation, **{**good_call(operation), "normalized_shape": shape})
-    assert text.endswith(": sizes are meant, not axes")
+    advice = "; leave it out, the last dimension is the default" if shape in (-1, (-1,)) else ""
+    assert text.endswith(f": sizes are meant, not axes{advice}")
 
 
 def test_a_wrong_size_is_not_taken_for_an_axis(operation):
@@ -175,6 +176,9 @@ def test_a_wrong_size_is_not_taken_for_an_axis(operation):
 
 def test_an_axis_for_the_size_of_an_object():
     assert message_of(fastln.LayerNorm, -1) == "normalized_shape must have sizes of at least 1 (no axes), got -1"
+    text = message_of(fastln.LayerNorm, array(4, 8))
+    assert text.endswith("shape (4, 8): LayerNorm(8)(x) or fastln.layer_norm(x) normalizes an array x")
+    assert message_of(fastln.RMSNorm, array(8)).endswith("RMSNorm(8)(x) or fastln.rms_norm(x) normalizes an array x")
     for shape in (True, (True, 8), [False]):
         assert message_of(fastln.LayerNorm, shape).startswith(
             "normalized_shape must be an int or a tuple of ints, got "
@@ -184,6 +188,79 @@ def test_an_axis_for_the_size_of_an_object():
 def test_an_array_as_the_bias_of_an_object():
     text = message_of(fastln.LayerNorm, 8, bias=array(8))
     assert text == "bias must be True or False, got array of float32, shape (8,): bias_init gives its values"
+    text = message_of(fastln.LayerNorm, 8, array(8), array(8))
+    assert text.endswith("got array of float32, shape (8,): weight_init and bias_init give the parameters")
+    assert message_of(fastln.RMSNorm, 8, array(8)).endswith("shape (8,): weight_init gives the weight")
+    assert message_of(fastln.RMSNorm, 8, 1e-5, array(8)).endswith("shape (8,): weight_init gives the weight")
+
+
+@pytest.mark.parametrize(("function", "place"), [("layer_norm", "fifth"), ("rms_norm", "fourth")])
+def test_an_eps_in_the_place_of_a_weight(function, place):
+    for call in (function, f"{function}_forward"):
+        text = message_of(getattr(fastln, call), array(4, 8), 8, 1e-5)
+        assert text == (
+            f"weight must have shape (8,) to match normalized_shape, got the number 1e-05: eps is the {place} argument"
+        )
+
+
+def test_a_parameter_with_a_dimension_too_many():
+    x = array(4, 8)
+    for weight in (array(1, 8), array(8, 1)):
+        assert message_of(fastln.layer_norm, x, 8, weight).endswith(f"got {weight.shape}: weight.reshape(8)")
+    assert message_of(fastln.layer_norm, x, 8, array(2, 4)).endswith("got (2, 4)")
+
+
+CURES = {
+    "int32": "x.astype(np.float32)",
+    "bool": "x.astype(np.float32)",
+    "float16": "x.astype(np.float32)",
+    "uint16": "x.astype(np.float32), or x.view(ml_dtypes.bfloat16) if these are its bits",
+}
+
+
+@pytest.mark.parametrize("dtype", CURES)
+def test_how_to_have_floats(dtype):
+    text = message_of(fastln.layer_norm, np.ones((2, 3), dtype))
+    assert text.endswith(f"got array of {dtype}, shape (2, 3): {CURES[dtype]}")
+    fastln.layer_norm(np.ones((2, 3), dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "most", "keywords"),
+    [
+        ("layer_norm", 5, "out and num_threads"),
+        ("layer_norm_forward", 5, "out and num_threads"),
+        ("rms_norm", 4, "weight_offset, cast, out and num_threads"),
+        ("layer_norm_backward", 5, "normalized_shape, output_mask, out and num_threads"),
+    ],
+)
+def test_too_many_positional_arguments(function, most, keywords):
+    text = message_of(getattr(fastln, function), *[array(2, 8)] * (most + 1))
+    assert text == (
+        f"{function}() must have at most {most} positional arguments, got {most + 1}: {keywords} are given by keyword"
+    )
+
+
+PUBLIC = {
+    "layernorm": "layer_norm",
+    "layer_normalization": "layer_norm",
+    "layer_nrom": "layer_norm",
+    "LayerNormalization": "LayerNorm",
+    "Layernorm": "LayerNorm",
+    "RmsNorm": "RMSNorm",
+    "rmsnorm": "rms_norm",
+    "layer_norm_grad": "layer_norm_backward",
+}
+
+
+def test_names_of_functions_elsewhere_point_to_the_name_here():
+    for name, here in PUBLIC.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(fastln, name)
+        assert str(caught.value) == f"module 'fastln' has no attribute '{name}': the name here is {here}"
+        assert hasattr(fastln, here)
+    with pytest.raises(AttributeError, match=r"^module 'fastln' has no attribute 'group_norm'$"):
+        fastln.group_norm  # noqa: B018
 
 
 # Keywords
@@ -221,11 +298,19 @@ def test_keywords_of_elsewhere_point_to_the_name_here(function, keyword):
     required = [array(2, 8)] * sum(p.default is p.empty for p in inspect.signature(call).parameters.values())
     for arguments in (required, []):  # what is missing elsewhere does not matter
         text = message_of(call, *arguments, **{keyword: 1})
-        assert text.startswith(f"keywords must be among {', '.join(names)}, got {keyword}")
-        advice = f": the name here is {KEYWORDS[keyword]}"
-        assert (advice in text) == (KEYWORDS[keyword] in names)
-    if keyword == "axis" and function != "LayerNorm":
-        assert text.endswith(", sizes of the trailing dimensions and not axes: x.shape[axis:]")
+        if KEYWORDS[keyword] in names:
+            assert text.startswith(f"{KEYWORDS[keyword]} must be given by this name, got the keyword {keyword}")
+            assert text.endswith(f"; known are {', '.join(names)}")
+        else:
+            assert text == f"keywords must be among {', '.join(names)}, got {keyword}"
+    if keyword == "axis":
+        assert ("x.shape[-1] for axis=-1" if function == "LayerNorm" else "np.moveaxis(x, axis, -1)") in text
+
+
+def test_keywords_for_what_is_said_otherwise_here():
+    assert "got the keyword inplace: out=x;" in message_of(fastln.layer_norm, array(2, 8), inplace=True)
+    text = message_of(fastln.layer_norm, array(2, 8), dtype="f8")
+    assert text.startswith("x must have the dtype of the result, got the keyword dtype: x.astype(dtype);")
 
 
 def test_a_keyword_that_nobody_knows():
@@ -292,8 +377,7 @@ def test_what_is_not_in_memory_is_not_loaded(operation, argument, make):
     call = call_with(operation, argument, make())
     text = message_of(getattr(fastln, operation.name), **call)
     assert text.startswith(f"{argument} must be an array in memory, got ")
-    assert f"of float32, shape (1000000, 1000000): {argument}.compute() loads it" in text
-    assert "x.map_blocks(fastln.layer_norm, dtype=x.dtype)" in text
+    assert text.endswith("of float32, shape (1000000, 1000000): its compute() loads it")
     assert_refused(operation, call, argument, TypeError)
 
 
@@ -304,10 +388,20 @@ def test_a_wrapper_of_an_array_in_memory_is_taken():
 def test_an_array_of_dask():
     dask_array = pytest.importorskip("dask.array")
     x = dask_array.from_array(array(6, 8), chunks=(2, 8))
-    assert "x.map_blocks(" in message_of(fastln.layer_norm, x)
-    np.testing.assert_array_equal(
-        x.map_blocks(fastln.layer_norm, dtype=x.dtype).compute(), fastln.layer_norm(array(6, 8))
-    )
+    weight = array(8)
+    for chunks, shape, recipe in (
+        ((2, 8), None, "x.map_blocks(fastln.layer_norm, 8, dtype=x.dtype)"),
+        ((2, 3), None, "x.rechunk({-1: -1}).map_blocks(fastln.layer_norm, 8, dtype=x.dtype)"),
+        ((2, 8), (6, 8), "x.rechunk({-2: -1, -1: -1}).map_blocks(fastln.layer_norm, (6, 8), dtype=x.dtype)"),
+    ):
+        text = message_of(fastln.layer_norm, x.rechunk(chunks), shape)
+        assert f": {recipe} normalizes it block by block (weight and bias come after " in text
+        found = eval(recipe, {"x": x.rechunk(chunks), "fastln": fastln}).compute()
+        np.testing.assert_array_equal(found, fastln.layer_norm(array(6, 8), shape))
+    assert "x.map_blocks(fastln.rms_norm, 8, dtype=x.dtype)" in message_of(fastln.rms_norm, x)
+    assert "x.map_blocks(fastln.layer_norm, 8, dtype=x.dtype)" in message_of(fastln.LayerNorm(8), x)
+    found = x.map_blocks(fastln.layer_norm, 8, weight, dtype=x.dtype).compute()
+    np.testing.assert_array_equal(found, fastln.layer_norm(array(6, 8), 8, weight))
 
 
 @pytest.mark.parametrize("nest", [lambda a: [a, a], lambda a: ([a], [a]), lambda a: [[a.data[0], a[1]]]], ids="123")
@@ -407,7 +501,10 @@ def test_other_arguments_of_bfloat16_are_refused(operation, argument):
         pytest.skip("is converted")
     value = good_call(operation)[argument].astype(bfloat16)
     text = message_of(operation, **call_with(operation, argument, value))
-    assert text == f"{argument} must be an array of float32 or float64, got array of bfloat16, shape {value.shape}"
+    assert text == (
+        f"{argument} must be an array of float32 or float64, got array of bfloat16, shape {value.shape}: "
+        f"{argument}.astype(np.float32)"
+    )
 
 
 def test_a_checkpoint_in_bfloat16(tmp_path, torch):
@@ -513,5 +610,7 @@ def test_what_is_masked_off_takes_no_out():
 
 
 def test_lists_are_described_by_what_they_make():
-    assert message_of(fastln.layer_norm, [[1, 2, 3]] * 5).endswith("got list of int64, shape (5, 3)")
+    assert message_of(fastln.layer_norm, [[1, 2, 3]] * 5).endswith(
+        "got list of int64, shape (5, 3): np.asarray(x, np.float32)"
+    )
     assert message_of(fastln.layer_norm, WithArray(np.ones(3, "c8"))).endswith("got WithArray of complex64, shape (3,)")

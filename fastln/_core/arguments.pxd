@@ -6,12 +6,14 @@ copied. At last `rows_at` and the verbs of `usual` read what the kernels are tol
 it again: nothing runs between them and the kernel.
 """
 
+from fastln._core.isa cimport fln_norm
 from fastln._core.usual cimport Matrix
 
 # Objects to arrays and numbers. These raise TypeError and ValueError; none of them writes to an argument.
 
 cpdef object as_array(str name, object value)
 cpdef object as_floats(str name, object value)
+cdef object as_rows(object x, object normalized_shape, fln_norm norm)
 cpdef object as_any_floats(str name, object value)
 cpdef object as_numbers(str name, object value)
 cdef object as_floats_like(str name, object value, object x)
@@ -26,7 +28,8 @@ cdef object as_out(object out)
 
 cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1
 cdef int check_rows(str name, object a, const Matrix* m) except -1
-cdef int check_parameter(str name, object a, const Matrix* m) except -1
+cdef int check_parameter(str name, object a, const Matrix* m, str eps_place=*) except -1
+cpdef str reshaping(str name, tuple shape, tuple got)
 cdef int check_stats(str name, object a, const Matrix* m) except -1
 cpdef int check_cast(object cast) except -1
 cdef int check_out(object out, const Matrix* m) except -1

@@ -19,7 +19,7 @@ from libc.math cimport isfinite
 from libc.string cimport memcpy
 
 from fastln._core.describe import cut, describe, describe_array
-from fastln._core.isa cimport FLN_F32, fln_element
+from fastln._core.isa cimport FLN_F32, FLN_RMS_NORM, fln_element, fln_norm
 from fastln._core.usual cimport (
     MOST_DIMENSIONS,
     Matrix,
@@ -62,16 +62,25 @@ cpdef object as_floats(str name, object value):
     """
     array = as_array(name, value)
     if not is_float(array):
-        raise TypeError(f"{name} must be an array of float32 or float64, got {described(value, array)}")
+        raise TypeError(
+            f"{name} must be an array of float32 or float64, got {described(value, array)}{casting(name, value, array)}"
+        )
     return array
+
+
+cdef object as_rows(object x, object normalized_shape, fln_norm norm):
+    """as_floats of x, whose error says how dask normalizes it where it is."""
+    if is_lazy(x):
+        refuse_lazy(x, normalized_shape, "rms_norm" if norm == FLN_RMS_NORM else "layer_norm")
+    return as_floats("x", x)
 
 
 cpdef object as_any_floats(str name, object value):
     """The same of what will be converted anyway: longer and shorter floats too, bfloat16 among them."""
     array = as_array(name, as_numpy_knows(value))
     if not is_any_float(array):
-        got = described(value, array)
-        raise TypeError(f"{name} must be an array of float32, float64, float16 or bfloat16, got {got}")
+        got = described(value, array) + casting(name, value, array)
+        raise TypeError(f"{name} must be an array of float32, float64, float16, bfloat16 or longdouble, got {got}")
     return array
 
 
@@ -99,8 +108,25 @@ cpdef object as_array(str name, object value):
     if is_masked(unfit):
         raise TypeError(f"{name} must be an array without a mask, got {inside}{describe(unfit)}")
     raise TypeError(
-        f"{name} must be an array in memory, got {inside}dask's {describe(unfit)}: {name}.compute() loads it; "
-        "x.map_blocks(fastln.layer_norm, dtype=x.dtype) normalizes blocks of whole rows where they are"
+        f"{name} must be an array in memory, got {inside}dask's {describe(unfit)}: its compute() loads it"
+    )
+
+
+def refuse_lazy(x, normalized_shape, function):
+    """With the way to have each block normalized: of whole rows, which `map_blocks` does not ask for by itself."""
+    sizes = x.shape[-1:] if normalized_shape is None else as_sizes(normalized_shape)
+    got = f"x must be an array in memory, got dask's {describe(x)}"
+    chunks = getattr(x, "chunks", None)
+    if not hasattr(type(x), "map_blocks") or not isinstance(chunks, tuple) or not 0 < len(sizes) <= len(chunks):
+        raise TypeError(f"{got}: its compute() loads it")
+    own = "x" if hasattr(type(x), "rechunk") else "x.data"  # an array of dask, or xarray's around one
+    if any([len(sizes_of_chunks) > 1 for sizes_of_chunks in chunks[-len(sizes):]]):
+        own += f".rechunk({{{', '.join([f'{-axis}: -1' for axis in range(len(sizes), 0, -1)])}}})"
+    shape = sizes[0] if len(sizes) == 1 else sizes
+    after = "weight comes" if function == "rms_norm" else "weight and bias come"
+    raise TypeError(
+        f"{got}: {own}.map_blocks(fastln.{function}, {shape}, dtype=x.dtype) normalizes it block by block "
+        f"({after} after {shape}), x.compute() loads it"
     )
 
 
@@ -143,6 +169,17 @@ cdef str described(object value, object array):
     if value is array or ndim_of(array) == 0:
         return describe(value)
     return describe_array(value, dtype_of(array), shape_tuple(shape_of(array), ndim_of(array)))
+
+
+cdef str casting(str name, object value, object array):
+    """How to have floats of numbers that are none, or of another precision; nothing of anything else."""
+    dtype = dtype_of(array)
+    if dtype.kind not in "iub" and not is_any_float(array):
+        return ""
+    if value is not array:
+        return f": np.asarray({name}, np.float32)" if isinstance(value, (tuple, list)) else ""
+    bits = f", or {name}.view(ml_dtypes.bfloat16) if these are its bits" if dtype == np.uint16 else ""
+    return f": {name}.astype(np.{'float64' if dtype.itemsize > 8 else 'float32'}){bits}"
 
 
 cdef object as_floats_like(str name, object value, object x):
@@ -289,6 +326,8 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
         raise ValueError("normalized_shape must have at least 1 dimension, got ()")
     if sizes != shape[max(ndim - len(sizes), 0):]:
         advice = ": sizes are meant, not axes" if all([-ndim <= size < ndim for size in sizes]) else ""
+        if sizes == (-1,):
+            advice += "; leave it out, the last dimension is the default"
         raise ValueError(
             f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, "
             f"got {describe(sizes)}{advice}"
@@ -305,11 +344,18 @@ cdef int check_rows(str name, object a, const Matrix* m) except -1:
     return check_shape(name, a, shape_tuple(m.shape, m.ndim), "match x")
 
 
-cdef int check_parameter(str name, object a, const Matrix* m) except -1:
-    """weight and bias, if they are there."""
-    return 0 if a is None else check_shape(
-        name, a, shape_tuple(m.shape + m.lead, m.ndim - m.lead), "match normalized_shape"
-    )
+cdef int check_parameter(str name, object a, const Matrix* m, str eps_place=None) except -1:
+    """weight and bias, if they are there. `eps_place` is where the call takes eps, if it does."""
+    if a is None:
+        return 0
+    shape = shape_tuple(m.shape + m.lead, m.ndim - m.lead)
+    if ndim_of(a) == 0 and eps_place is not None:
+        number = str(copied(a, type_of(a))[()])
+        raise ValueError(
+            f"{name} must have shape {shape} to match normalized_shape, got the number {number}: "
+            f"eps is the {eps_place} argument"
+        )
+    return check_shape(name, a, shape, "match normalized_shape")
 
 
 cdef int check_stats(str name, object a, const Matrix* m) except -1:
@@ -321,8 +367,15 @@ cdef int check_stats(str name, object a, const Matrix* m) except -1:
 cdef int check_shape(str name, object a, tuple shape, str purpose) except -1:
     got = shape_tuple(shape_of(a), ndim_of(a))
     if got != shape:
-        raise ValueError(f"{name} must have shape {shape} to {purpose}, got {got}")
+        raise ValueError(f"{name} must have shape {shape} to {purpose}, got {got}{reshaping(name, shape, got)}")
     return 0
+
+
+cpdef str reshaping(str name, tuple shape, tuple got):
+    """The cure for a parameter with dimensions of 1 that do not count."""
+    if len(shape) != 1 or len(got) < 2 or [size for size in got if size != 1] != [size for size in shape if size != 1]:
+        return ""
+    return f": {name}.reshape({shape[0]})"
 
 
 cdef int check_out(object out, const Matrix* m) except -1:

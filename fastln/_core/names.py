@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from fastln._core.describe import cut
 
@@ -34,7 +34,7 @@ ELSEWHERE = {
     "weight": ("gamma", "scale", "weights", "w", "ws", "g"),
     "bias": ("beta", "offset", "center", "shift", "b", "bs"),
     "eps": ("epsilon", "variance_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rms_norm_eps", "eps_"),
-    "out": ("output", "y", "dst", "result"),
+    "out": ("output", "y", "dst", "result", "inplace", "in_place"),
     "num_threads": ("threads", "n_threads", "nthreads", "n_jobs", "num_workers", "max_threads"),
     "dy": ("grad_output", "grad_out", "grad_y", "dout", "gy", "grad"),
     "mean": ("mu", "saved_mean"),
@@ -46,10 +46,13 @@ ELSEWHERE = {
 }
 HERE = {name: here for here, names in ELSEWHERE.items() for name in names}
 
-# Where the name alone would mislead.
+# Where the name alone would mislead: of a name here, or of one elsewhere.
 REMARKS = {
-    "normalized_shape": "sizes of the trailing dimensions and not axes: x.shape[axis:]",
+    "normalized_shape": "the sizes of the trailing dimensions, x.shape[1:] for ONNX's axis=1. Leave axis=-1 out, the "
+    "last dimension is the default; move another single axis to the end first, np.moveaxis(x, axis, -1)",
     "rstd": "1 / sqrt(var + eps)",
+    "inplace": "out=x",
+    "in_place": "out=x",
 }
 
 MOST_NEAR = 3
@@ -65,29 +68,82 @@ def name_here(name: str, names: Collection[str]) -> str | None:
 
 
 def _nearest(name: str, names: Collection[str], *, most: int = MOST_NEAR, cutoff: float = 0.6) -> list[str]:
+    """The names most like this one, those that come first if several are equally so."""
     import difflib  # takes 5 ms, and most processes never need it
 
-    return difflib.get_close_matches(name, list(names), most, cutoff)
+    matcher = difflib.SequenceMatcher(None, "", name)
+    likeness = {}
+    for other in names:
+        matcher.set_seq1(other)
+        if matcher.real_quick_ratio() >= cutoff and matcher.quick_ratio() >= cutoff and matcher.ratio() >= cutoff:
+            likeness[other] = matcher.ratio()
+    return sorted(likeness, key=lambda other: -likeness[other])[:most]
 
 
-# Keywords
+# Functions, keywords and attributes
+
+
+def explain_public(module: str, name: str, names: Collection[str]) -> str:
+    """What is wrong with a name that a module does not have, and what it is called here."""
+    plain = {other.replace("_", "").lower(): other for other in names if other.islower()}
+    objects = {other.lower(): other for other in names if not other.islower()}
+    asked = name.replace("_", "").lower().replace("grad", "backward")
+    for long in ("normalization", "normalisation", "normalize"):
+        asked = asked.replace(long, "norm")
+    first, second = (plain, objects) if name[:1].islower() else (objects, plain)
+    here = first.get(asked) or second.get(asked)
+    if here is None:  # a slip of the pen, and not a function that is not here
+        alike = [other for other in names if abs(len(other) - len(name)) <= 1]
+        here = next(iter(_nearest(name, alike, most=1, cutoff=0.85)), None)
+    advice = f": the name here is {here}" if here else ""
+    return f"module {module!r} has no attribute {cut(name)!r}{advice}"
+
+
+def explain_attribute(name: str, names: Collection[str]) -> str:
+    """The same of an attribute that is set, these being those that can be."""
+    here = name_here(name, names)
+    if here:
+        return f"{here} must be set by this name, got {cut(name)}"
+    return f"attributes must be among {', '.join(names)}, got {cut(name)}"
 
 
 def explain_keyword(function: Callable[..., object], keyword: str) -> NoReturn:
     """Raise the TypeError for a keyword that a function does not know: what it is called here."""
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    parameters = inspect.signature(function).parameters
+    names = [name for name in parameters if name != "self"]
+    known = ", ".join(names)
+    if keyword == "dtype" and "x" in names:
+        raise TypeError(
+            f"x must have the dtype of the result, got the keyword dtype: x.astype(dtype); known are {known}"
+        )
     here = name_here(keyword, names)
-    remark = f", {REMARKS[here]}" if here in REMARKS else ""
-    advice = f": the name here is {here}{remark}" if here else ""
-    raise TypeError(f"keywords must be among {', '.join(names)}, got {cut(keyword)}{advice}")
+    if here is None:
+        raise TypeError(f"keywords must be among {known}, got {cut(keyword)}")
+    remark = REMARKS.get(keyword.lower()) or REMARKS.get(here)
+    if here == "normalized_shape" and parameters[here].default is inspect.Parameter.empty:
+        remark = "the sizes of the trailing dimensions, x.shape[-1] for axis=-1"
+    advice = f": {remark}" if remark else ""
+    raise TypeError(f"{here} must be given by this name, got the keyword {cut(keyword)}{advice}; known are {known}")
 
 
-def keyword_explainer(*functions: Callable[..., object]) -> Callable[[str, str], NoReturn]:
-    """The same by the name of one of these functions."""
+def explain_positions(function: Callable[..., object], most: int, given: int) -> NoReturn:
+    """Raise the TypeError for more positional arguments than a function takes: which ones are keywords."""
+    parameters = inspect.signature(function).parameters.values()
+    keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    raise TypeError(
+        f"{function.__name__}() must have at most {most} positional arguments, got {given}: "
+        f"{', '.join(keywords[:-1])} and {keywords[-1]} are given by keyword"
+    )
+
+
+def call_explainer(*functions: Callable[..., object]) -> Callable[..., NoReturn]:
+    """The same by the name of one of these functions, of a keyword or of the numbers of positional arguments."""
     named = {function.__name__: function for function in functions}
 
-    def explain(function: str, keyword: str) -> NoReturn:
-        explain_keyword(named[function], keyword)
+    def explain(function: str, *what: Any) -> NoReturn:
+        if len(what) == 1:
+            explain_keyword(named[function], *what)
+        explain_positions(named[function], *what)
 
     return explain
 
@@ -109,8 +165,20 @@ def explains_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
 # Keys of a state
 
 
-def explain_keys(key: str, prefix: str, names: Sequence[str], keys: Collection[str]) -> str:
-    """What is wrong with a state that lacks a key, in few words however many keys it has, and what to change."""
+def explain_state(state: object) -> str:
+    """What gives a mapping where there is something else."""
+    if hasattr(type(state), "get_tensor"):
+        return ": safetensors.numpy.load_file(path) gives one"
+    return ": its state_dict() is one" if hasattr(type(state), "state_dict") else ""
+
+
+def explain_keys(
+    missing: Sequence[str], prefix: str, names: Sequence[str], keys: Collection[str], inner: Sequence[str]
+) -> str:
+    """What is wrong with a state that lacks keys, in few words however many keys it has, and what to change.
+
+    `inner` are the keys of what is itself a mapping.
+    """
     got = f"{len(keys)} other key{'s' if len(keys) != 1 else ''}"
     renamed = []
     for other in keys:
@@ -119,19 +187,44 @@ def explain_keys(key: str, prefix: str, names: Sequence[str], keys: Collection[s
             renamed.append(f"{_quoted(other)} to {_quoted(f'{prefix}{here}')}")
     if renamed:
         return f"{got}: rename {' and '.join(renamed[:MOST_NEAR])}"
-    places = _places(prefix, names, keys)
+    if inner:
+        return f"{got}, {_quoted(inner[0])} a mapping itself: load state[{_quoted(inner[0])}], with a prefix within it"
+    near = _nearest(missing[0], keys)
+    if missing == [f"{prefix}bias"] and not _is_misspelt(prefix, names, near):
+        weight = _quoted(f"{prefix}weight")
+        return f"{weight} without it: fastln.RMSNorm has no bias, nor has LayerNorm(..., bias=False)"
+    places = _places(names, keys)
+    if f"{prefix}." in places:
+        return f"{got}: prefix={_quoted(f'{prefix}.')}, with its last dot, has {' and '.join(names)}"
     if places:
-        return f"{got}: prefix={' or '.join(_quoted(place) for place in places)} has {' and '.join(names)}"
-    near = _nearest(key, keys)
+        named = [_quoted(place) for place in _nearest(prefix, places, cutoff=0)]
+        if len(places) == 1:
+            return f"{got}: prefix={named[0]} has {' and '.join(names)}"
+        among = "" if len(places) <= MOST_NEAR else ", among them"
+        return f"{got}: {len(places)} prefixes fit{among} {', '.join(named)}"
     return f"{got}, the nearest {', '.join(map(_quoted, near))}" if near else got
 
 
-def _places(prefix: str, names: Sequence[str], keys: Collection[str]) -> list[str]:
-    """The prefixes nearest to this one that have all the names, those of norms first."""
+def explain_unexpected(name: str, names: Sequence[str], kind: str) -> str:
+    """How to have the parameter that a state has and an object of this kind has not."""
+    if name == "bias" and kind == "RMSNorm":
+        return ": a fastln.LayerNorm has a bias, an RMSNorm has none"
+    if name == "bias" and names:
+        return f": {kind}(..., bias=True) has one"
+    return f": {kind}(..., elementwise_affine=True) has it" if name in ("weight", "bias") and not names else ""
+
+
+def _is_misspelt(prefix: str, names: Sequence[str], near: Sequence[str]) -> bool:
+    """Whether one of the keys that are near has the prefix, but none of the names."""
+    return any(key.startswith(prefix) and key.removeprefix(prefix) not in names for key in near)
+
+
+def _places(names: Sequence[str], keys: Collection[str]) -> list[str]:
+    """The prefixes that have all the names, in the order of the keys; those of norms, if there are any."""
     first = [key.removesuffix(names[0]) for key in keys if key.endswith(names[0])]
     places = [place for place in first if place[-1:] in ("", ".", "/") and all(place + name in keys for name in names)]
     norms = [place for place in places if "norm" in place.lower() or "ln" in place.lower()]
-    return _nearest(prefix, norms or places, cutoff=0)
+    return norms or places
 
 
 def _quoted(name: str) -> str:

@@ -168,7 +168,7 @@ def object_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *
 def object_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, out=None, num_threads=None):
     """LayerNorm.backward as a function; without a weight it gives no dweight."""
     norm = layer_norm_object(x, normalized_shape, weight, weight, 1e-5)
-    return norm.backward(dy, (x, mean, rstd), out, num_threads)
+    return norm.backward(dy, (x, mean, rstd), out=out, num_threads=num_threads)
 
 
 def object_backward_plain(weight=None, **others):
