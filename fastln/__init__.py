@@ -42,7 +42,7 @@ __all__ = [
 
 if not _TYPE_CHECKING:  # a type checker would take every name for one that is here
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         from fastln._core.names import explain_public
 
         raise AttributeError(explain_public(__name__, name, __all__), name=name)
