@@ -156,7 +156,7 @@ def layer_norm_object(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps
 
 def object_call(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None, num_threads=None):
     """LayerNorm.__call__ as a function."""
-    return layer_norm_object(x, normalized_shape, weight, bias, eps)(x, out, num_threads)
+    return layer_norm_object(x, normalized_shape, weight, bias, eps)(x, out=out, num_threads=num_threads)
 
 
 def object_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, num_threads=None):
