@@ -14,7 +14,8 @@ nitpicky = True  # a reference to nothing is a warning, and `make docs` takes wa
 default_role = "code"
 
 # numpydoc makes a reference of an attribute that is a property; the text about it stands beside it.
-nitpick_ignore = [("py:obj", "weight")]
+PROPERTIES = ("weight", "bias", "normalized_shape", "eps", "elementwise_affine", "weight_offset", "cast")
+nitpick_ignore = [("py:obj", name) for name in PROPERTIES]
 
 # The signature has names and defaults, the docstring says the types in words.
 autodoc_typehints = "none"

@@ -711,8 +711,9 @@ def _check_keys(state: Any, prefix: Any, names: tuple[str, ...], kind: str) -> N
 
 
 def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex], kind: str) -> tuple[int, ...]:
-    if hasattr(type(normalized_shape), "__array__") and np.ndim(normalized_shape) > 0:
-        call = f"{kind}({np.shape(normalized_shape)[-1]})(x)"
+    sizes: Any = normalized_shape
+    if hasattr(type(sizes), "__array__") and np.ndim(sizes) > 0:
+        call = f"{kind}({np.shape(sizes)[-1]})(x)"
         function = "rms_norm" if kind == "RMSNorm" else "layer_norm"
         raise TypeError(
             f"normalized_shape must be an int or a tuple of ints, got {describe(normalized_shape)}: "
