@@ -156,6 +156,140 @@ struct Registers {
   }
 };
 
+// The nearest number of 16 bits, by comparing distances. Past the largest, the next step would be 2^limit.
+template <typename S>
+S nearest(float a, int limit) {
+  const double size = std::fabs(static_cast<double>(a));
+  int low = 0, high = 0x7fff;  // bits of numbers >= 0, which are in the order of these
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    S s;
+    s.bits = static_cast<uint16_t>(middle);
+    (static_cast<double>(static_cast<float>(s)) <= size ? low : high) = middle;  // NaN is not
+  }
+  S below, above;
+  below.bits = static_cast<uint16_t>(low);
+  above.bits = static_cast<uint16_t>(low + 1);
+  const double next = static_cast<float>(above), step = std::isinf(next) ? std::ldexp(1.0, limit) : next;
+  const double down = size - static_cast<float>(below), up = step - size;
+  const bool is_up = !std::isinf(static_cast<float>(below)) && (up < down || (up == down && low % 2 == 1));
+  S result = is_up ? above : below;
+  if (std::signbit(a)) result.bits = static_cast<uint16_t>(result.bits | 0x8000);
+  return result;
+}
+
+// One number of 16 bits, from its fields.
+template <typename S, int FRACTION, int BIAS>
+double value_of(int bits) {
+  const int fraction = bits & ((1 << FRACTION) - 1), exponent = (bits & 0x7fff) >> FRACTION;
+  const double sign = bits & 0x8000 ? -1 : 1;
+  if (exponent == 0) return sign * std::ldexp(fraction, 1 - BIAS - FRACTION);
+  if (exponent == 2 * BIAS + 1) return fraction == 0 ? sign * HUGE_VAL : std::nan("");
+  return sign * std::ldexp((1 << FRACTION) + fraction, exponent - BIAS - FRACTION);
+}
+
+// Numbers between two of 16 bits: the middle of them (place 0), or the floats below and above that.
+template <typename S, typename V>
+void rounded_between(const S* from, int place, int limit) {
+  constexpr int lanes = V::lanes;
+  S found[lanes];
+  float between[lanes];
+  for (int i = 0; i < lanes; ++i) {
+    S next = from[i];
+    next.bits = static_cast<uint16_t>(next.bits + 1);
+    const double a = static_cast<float>(from[i]), b = static_cast<float>(next);
+    const double end = std::ldexp(b < 0 ? -1.0 : 1.0, limit);
+    const float middle = static_cast<float>((a + (std::isinf(b) ? end : b)) / 2);
+    between[i] = place == 0 ? middle : std::nextafter(middle, place < 0 ? -HUGE_VALF : HUGE_VALF);
+    if (!std::isfinite(a) || (next.bits & 0x7fff) == 0) between[i] = static_cast<float>(from[i]);
+  }
+  V::load(between).store(found);
+  for (int i = 0; i < lanes; ++i) {
+    const float a = between[i];
+    const S one = static_cast<S>(a);
+    if (std::isnan(a)) {
+      check(std::isnan(static_cast<float>(one)) && std::isnan(static_cast<float>(found[i])), "NaN rounded", lanes, 2,
+            i);
+    } else {
+      const S expected = nearest<S>(a, limit);
+      check(one.bits == expected.bits && found[i].bits == expected.bits, "rounded", lanes, sizeof(S), from[i].bits);
+    }
+  }
+}
+
+// Every number of 16 bits widened, one at a time and in registers; each of them, the middle to the next one and the
+// floats beside that, rounded.
+template <typename S, int FRACTION, int BIAS, typename V>
+void every_half() {
+  constexpr int lanes = V::lanes;
+  S from[lanes], found[lanes];
+  float wide[lanes];
+  for (int bits = 0; bits < 1 << 16; bits += lanes) {
+    for (int i = 0; i < lanes; ++i) from[i].bits = static_cast<uint16_t>(bits + i);
+    V::load(from).store(wide);
+    for (int i = 0; i < lanes; ++i) {
+      const double expected = value_of<S, FRACTION, BIAS>(bits + i), one = static_cast<float>(from[i]);
+      const double all = static_cast<double>(wide[i]);
+      const bool same_value = std::isnan(expected) ? std::isnan(one) && std::isnan(all) : one == expected && all == one;
+      check(same_value && std::signbit(wide[i]) == (bits + i >= 0x8000), "widened", lanes, sizeof(S), bits + i);
+    }
+    V::load(wide).store(found);
+    for (int i = 0; i < lanes; ++i) {
+      const bool nan = std::isnan(wide[i]);
+      const bool good = nan ? std::isnan(static_cast<float>(found[i])) : found[i].bits == from[i].bits;
+      check(good, "there and back", lanes, sizeof(S), bits + i);
+    }
+    for (int place = -1; place <= 1; ++place) rounded_between<S, V>(from, place, BIAS + 1);
+  }
+}
+
+// NaN whose payload is in digits that are cut off, or would carry into the exponent.
+template <typename S, typename V>
+void not_a_number() {
+  const uint32_t kinds[] = {0x7f800001u, 0x7fffffffu, 0xff800001u, 0xffffffffu};
+  for (uint32_t bits : kinds) {
+    S found[V::lanes];
+    V::splat(float_of(bits)).store(found);
+    check(std::isnan(static_cast<float>(found[0])), "NaN in registers", V::lanes, sizeof(S), 0);
+    check(std::isnan(static_cast<float>(S(float_of(bits)))), "NaN", 1, sizeof(S), 0);
+  }
+}
+
+// The first n lanes of a register at the end of memory, as numbers of 16 bits.
+template <typename S, typename V>
+void first_halves(char* end) {
+  constexpr int lanes = V::lanes;
+  float a[lanes], b[lanes], found[lanes];
+  fill(a, lanes);
+  fill(b, lanes);
+  alignas(64) S all[lanes];
+  V::load(a).stream(all);
+  stream_fence();
+  for (int i = 0; i < lanes; ++i) {
+    check(all[i].bits == static_cast<S>(a[i]).bits, "halves streamed", lanes, sizeof(S), i);
+  }
+  for (ptrdiff_t n = 0; n <= lanes; ++n) {
+    S* const last = reinterpret_cast<S*>(end) - n;
+    const S before = static_cast<S>(7.0f);
+    last[-1] = before;
+    V::load(a).store_first(last, n);
+    V::load_first(last, n, V::load(b)).store(found);
+    bool good = last[-1].bits == before.bits;
+    for (int i = 0; i < lanes; ++i) good = good && found[i] == (i < n ? static_cast<float>(all[i]) : b[i]);
+    check(good, "first halves", lanes, sizeof(S), n);
+  }
+}
+
+template <typename V>
+void halves(char* end) {
+  every_half<F16, 10, 15, V>();
+  every_half<BF16, 7, 127, V>();
+  not_a_number<F16, V>();
+  not_a_number<BF16, V>();
+  first_halves<F16, V>(end);
+  first_halves<BF16, V>(end);
+}
+
 template <typename T>
 void all_registers(char* end) {
   Registers<typename NativeOf<T>::type>().all(end);
@@ -293,6 +427,8 @@ void everything() {
   char* const end = end_of_memory();
   all_registers<float>(end);
   all_registers<double>(end);
+  halves<NativeOf<float>::type>(end);
+  halves<Vec<float>>(end);
   PerRowChecks<1>().all();
   PerRowChecks<2>().all();
   PerRowChecks<4>().all();

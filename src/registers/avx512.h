@@ -7,6 +7,21 @@ FLN_INLINE __mmask16 first_lanes(ptrdiff_t n) {
   return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(n)));
 }
 
+// Sixteen numbers of 16 bits, as S, widened to float and rounded. AVX512-BF16 would take subnormal ones for 0.
+FLN_INLINE __m512 widened(__m256i a, F16) { return _mm512_cvtph_ps(a); }
+FLN_INLINE __m512 widened(__m256i a, BF16) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
+}
+FLN_INLINE __m256i narrowed(__m512 a, F16) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+FLN_INLINE __m256i narrowed(__m512 a, BF16) {
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  const __m512i rounded = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x00400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+
 struct F32x16 {
   using value_type = float;
   static constexpr int lanes = 16;
@@ -23,6 +38,28 @@ struct F32x16 {
   FLN_INLINE float sum() const {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
+
+  template <typename S>
+  static FLN_INLINE F32x16 load(const S* p) {
+    return {widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), S())};
+  }
+  template <typename S>
+  static FLN_INLINE F32x16 load_first(const S* p, ptrdiff_t n, F32x16 fill) {
+    const __mmask16 first = first_lanes(n);
+    return {_mm512_mask_mov_ps(fill.v, first, widened(_mm256_maskz_loadu_epi16(first, p), S()))};
+  }
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrowed(v, S()));
+  }
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrowed(v, S()));
+  }
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
+    _mm256_mask_storeu_epi16(p, first_lanes(n), narrowed(v, S()));
   }
 };
 

@@ -2,7 +2,12 @@
 //
 // Every kernel is written for virtual registers of a fixed width (vec.h), which each ISA builds out of its own by
 // doubling. So each sum runs over the same lanes in the same order everywhere, and the result has the same bits.
+//
+// In memory the numbers are of type S: that of the lanes, or one of half.h, from which they are widened and to which
+// they are rounded.
 #pragma once
+
+#include "half.h"
 
 template <typename H>
 struct Doubled {
@@ -12,27 +17,34 @@ struct Doubled {
   H low, high;
 
   static FLN_INLINE Doubled splat(T a) { return {H::splat(a), H::splat(a)}; }
-  static FLN_INLINE Doubled load(const T* p) { return {H::load(p), H::load(p + H::lanes)}; }
+  template <typename S>
+  static FLN_INLINE Doubled load(const S* p) {
+    return {H::load(p), H::load(p + H::lanes)};
+  }
 
   // Lanes below n come from memory, the others from `fill`; 0 <= n <= lanes. Memory past p + n is not touched.
-  static FLN_INLINE Doubled load_first(const T* p, ptrdiff_t n, Doubled fill) {
+  template <typename S>
+  static FLN_INLINE Doubled load_first(const S* p, ptrdiff_t n, Doubled fill) {
     if (n < H::lanes) return {H::load_first(p, n, fill.low), fill.high};
     return {H::load(p), H::load_first(p + H::lanes, n - H::lanes, fill.high)};
   }
 
-  FLN_INLINE void store(T* p) const {
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
     low.store(p);
     high.store(p + H::lanes);
   }
 
   // As store(), past the cache; p is aligned to the whole. stream_fence() ends a run of these.
-  FLN_INLINE void stream(T* p) const {
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
     low.stream(p);
     high.stream(p + H::lanes);
   }
 
   // Writes the lanes below n only; 0 <= n <= lanes.
-  FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
     if (n < H::lanes) {
       low.store_first(p, n);
     } else {

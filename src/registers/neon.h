@@ -3,6 +3,24 @@
 
 #include "doubled.h"
 
+// Four numbers of 16 bits, widened to float and rounded.
+FLN_INLINE float32x4_t widened(const F16* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+}
+FLN_INLINE float32x4_t widened(const BF16* p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16));
+}
+FLN_INLINE void store_narrowed(float32x4_t a, F16* p) {
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(a)));
+}
+FLN_INLINE void store_narrowed(float32x4_t a, BF16* p) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(a);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x00400000));
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32(vbslq_u32(vceqq_f32(a, a), up, quiet), 16));
+}
+
 struct F32x4 {
   using value_type = float;
   static constexpr int lanes = 4;
@@ -10,22 +28,37 @@ struct F32x4 {
 
   static FLN_INLINE F32x4 splat(float a) { return {vdupq_n_f32(a)}; }
   static FLN_INLINE F32x4 load(const float* p) { return {vld1q_f32(p)}; }
-  static FLN_INLINE F32x4 load_first(const float* p, ptrdiff_t n, F32x4 fill) {
-    float lane[lanes];
-    fill.store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = p[i];
-    return load(lane);
-  }
   FLN_INLINE void store(float* p) const { vst1q_f32(p, v); }
   FLN_INLINE void stream(float* p) const { store(p); }
-  FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
-    float lane[lanes];
-    store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = lane[i];
-  }
   FLN_INLINE float sum() const {  // lane i plus lane i + 2, then the two that are left
     const float32x2_t half = vadd_f32(vget_low_f32(v), vget_high_f32(v));
     return vget_lane_f32(vpadd_f32(half, half), 0);
+  }
+
+  template <typename S>
+  static FLN_INLINE F32x4 load(const S* p) {
+    return {widened(p)};
+  }
+  template <typename S>
+  static FLN_INLINE F32x4 load_first(const S* p, ptrdiff_t n, F32x4 fill) {
+    float lane[lanes];
+    fill.store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = static_cast<float>(p[i]);
+    return load(lane);
+  }
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
+    store_narrowed(v, p);
+  }
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
+    store(p);
+  }
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
+    float lane[lanes];
+    store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = static_cast<S>(lane[i]);
   }
 };
 

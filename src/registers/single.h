@@ -10,12 +10,25 @@ struct Single {
   T v;
 
   static FLN_INLINE Single splat(T a) { return {a}; }
-  static FLN_INLINE Single load(const T* p) { return {*p}; }
-  static FLN_INLINE Single load_first(const T* p, ptrdiff_t n, Single fill) { return n > 0 ? load(p) : fill; }
-  FLN_INLINE void store(T* p) const { *p = v; }
-  FLN_INLINE void stream(T* p) const { store(p); }
-  FLN_INLINE void store_first(T* p, ptrdiff_t n) const {
-    if (n > 0) *p = v;
+  template <typename S>
+  static FLN_INLINE Single load(const S* p) {
+    return {static_cast<T>(*p)};
+  }
+  template <typename S>
+  static FLN_INLINE Single load_first(const S* p, ptrdiff_t n, Single fill) {
+    return n > 0 ? load(p) : fill;
+  }
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
+    *p = static_cast<S>(v);
+  }
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
+    store(p);
+  }
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
+    if (n > 0) store(p);
   }
   FLN_INLINE T sum() const { return v; }
 };

@@ -4,6 +4,31 @@
 #include "doubled.h"
 #include "x86.h"
 
+// Four numbers of 16 bits, widened to float and rounded; for half precision there are no instructions.
+FLN_INLINE __m128 widened(const BF16* p) {
+  const __m128i a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), a));
+}
+FLN_INLINE __m128 widened(const F16* p) {
+  return _mm_setr_ps(static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+                     static_cast<float>(p[3]));
+}
+FLN_INLINE void store_narrowed(__m128 a, BF16* p) {
+  const __m128i bits = _mm_castps_si128(a);
+  const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+  const __m128i up = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
+  const __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x00400000));
+  const __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(a, a));
+  const __m128i rounded = _mm_or_si128(_mm_and_si128(nan, quiet), _mm_andnot_si128(nan, up));
+  const __m128i upper = _mm_srai_epi32(rounded, 16);  // signed, as they are packed
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(upper, upper));
+}
+FLN_INLINE void store_narrowed(__m128 a, F16* p) {
+  float lane[4];
+  _mm_storeu_ps(lane, a);
+  for (int i = 0; i < 4; ++i) p[i] = static_cast<F16>(lane[i]);
+}
+
 struct F32x4 {
   using value_type = float;
   static constexpr int lanes = 4;
@@ -11,20 +36,35 @@ struct F32x4 {
 
   static FLN_INLINE F32x4 splat(float a) { return {_mm_set1_ps(a)}; }
   static FLN_INLINE F32x4 load(const float* p) { return {_mm_loadu_ps(p)}; }
-  static FLN_INLINE F32x4 load_first(const float* p, ptrdiff_t n, F32x4 fill) {
-    float lane[lanes];
-    fill.store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = p[i];
-    return load(lane);
-  }
   FLN_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
   FLN_INLINE void stream(float* p) const { _mm_stream_ps(p, v); }
-  FLN_INLINE void store_first(float* p, ptrdiff_t n) const {
+  FLN_INLINE float sum() const { return sum_of_4(v); }
+
+  template <typename S>
+  static FLN_INLINE F32x4 load(const S* p) {
+    return {widened(p)};
+  }
+  template <typename S>
+  static FLN_INLINE F32x4 load_first(const S* p, ptrdiff_t n, F32x4 fill) {
+    float lane[lanes];
+    fill.store(lane);
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = static_cast<float>(p[i]);
+    return load(lane);
+  }
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
+    store_narrowed(v, p);
+  }
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
+    store(p);
+  }
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
     float lane[lanes];
     store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = lane[i];
+    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = static_cast<S>(lane[i]);
   }
-  FLN_INLINE float sum() const { return sum_of_4(v); }
 };
 
 struct F64x2 {

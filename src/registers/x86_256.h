@@ -11,6 +11,45 @@ FLN_INLINE __m256i first_lanes_f64(ptrdiff_t n) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
 
+// Eight numbers of 16 bits, as S, widened to float and rounded.
+FLN_INLINE __m256 widened(__m128i a, F16) { return _mm256_cvtph_ps(a); }
+FLN_INLINE __m256 widened(__m128i a, BF16) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
+}
+FLN_INLINE __m128i narrowed(__m256 a, F16) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+FLN_INLINE __m128i narrowed(__m256 a, BF16) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x08));
+}
+
+// n < 8 numbers of 16 bits from one place to another, in pieces of powers of two.
+FLN_INLINE void copy_first_halves(const void* from, void* to, ptrdiff_t n) {
+  const char* a = static_cast<const char*>(from);
+  char* b = static_cast<char*>(to);
+  if (n & 4) std::memcpy(b, a, 8), a += 8, b += 8;
+  if (n & 2) std::memcpy(b, a, 4), a += 4, b += 4;
+  if (n & 1) std::memcpy(b, a, 2);
+}
+
+// The first n of eight numbers of 16 bits, 0 in the places of the others: there are no masks for so small ones.
+FLN_INLINE __m128i load_first_halves(const void* from, ptrdiff_t n) {
+  if (n >= 8) return _mm_loadu_si128(static_cast<const __m128i*>(from));
+  char some[16] = {};
+  copy_first_halves(from, some, n);
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(some));
+}
+FLN_INLINE void store_first_halves(__m128i a, void* to, ptrdiff_t n) {
+  if (n >= 8) return _mm_storeu_si128(static_cast<__m128i*>(to), a);
+  char all[16];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(all), a);
+  copy_first_halves(all, to, n);
+}
+
 struct F32x8 {
   using value_type = float;
   static constexpr int lanes = 8;
@@ -26,6 +65,28 @@ struct F32x8 {
   FLN_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   FLN_INLINE void store_first(float* p, ptrdiff_t n) const { _mm256_maskstore_ps(p, first_lanes_f32(n), v); }
   FLN_INLINE float sum() const { return sum_of_4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
+
+  template <typename S>
+  static FLN_INLINE F32x8 load(const S* p) {
+    return {widened(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), S())};
+  }
+  template <typename S>
+  static FLN_INLINE F32x8 load_first(const S* p, ptrdiff_t n, F32x8 fill) {
+    const __m256 some = widened(load_first_halves(p, n), S());
+    return {_mm256_blendv_ps(fill.v, some, _mm256_castsi256_ps(first_lanes_f32(n)))};
+  }
+  template <typename S>
+  FLN_INLINE void store(S* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrowed(v, S()));
+  }
+  template <typename S>
+  FLN_INLINE void stream(S* p) const {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrowed(v, S()));
+  }
+  template <typename S>
+  FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
+    store_first_halves(narrowed(v, S()), p, n);
+  }
 };
 
 struct F64x4 {
