@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import inspect
@@ -1013,7 +1014,7 @@ def test_memory_does_not_grow():
         module.backward(x, saved)
         module.load_state_dict(module.state_dict())
         module(x)
-        with pytest.raises(ValueError, match="weight"):
+        with contextlib.suppress(ValueError):  # pytest.raises would keep some blocks of its own
             module.load_state_dict({"weight": x, "bias": x})
 
     for _ in range(20):

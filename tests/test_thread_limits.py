@@ -357,7 +357,7 @@ print(*found)
 # Forks: a thread that has led a team, in this library or in another, leaves its child a team without threads.
 
 OTHERS = r"""
-import ctypes, multiprocessing, os, sys, time, warnings
+import ctypes, multiprocessing, os, sys, threading, time, warnings
 from processes import wait_for
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tried here
@@ -367,6 +367,18 @@ gomp, libc = ctypes.CDLL("libgomp.so.1"), ctypes.CDLL(None)
 def another_library(count):
     "A parallel region of somebody else's on the same runtime."
     gomp.GOMP_parallel(ctypes.cast(libc.getpid, ctypes.c_void_p), None, count, 0)
+
+
+def another_library_elsewhere(count):
+    "The same led by a thread that has ended, and its team with it."
+    # A member that ends may load a library then, and a child forked meanwhile has half of it: ld.so ends that child.
+    before = len(os.listdir("/proc/self/task"))
+    leader = threading.Thread(target=another_library, args=(count,))
+    leader.start()
+    leader.join()
+    end = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def in_child(call, seconds=10):
@@ -456,7 +468,7 @@ print(in_child(large_call))
     [
         "",
         "gomp.omp_set_num_threads(3)",
-        "import threading; t = threading.Thread(target=another_library, args=(2,)); t.start(); t.join()",
+        "another_library_elsewhere(2)",
     ],
     ids=["loaded", "set", "used by another thread"],
 )
