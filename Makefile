@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools docs
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check lint wheels clean
+.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check strict suites lint wheels clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -41,9 +41,12 @@ sanitize: $(VENV)/.test ## build with the address and undefined behaviour saniti
 builds: $(VENV)/.test ## build with clang and without OpenMP too, each apart from the rest, and run a fast part of the tests with each
 	tools/builds.sh
 
-check: lint $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train ## lint, build with warnings as errors, test
+check: lint strict test suites ## lint, build with warnings as errors, test
+
+strict: $(VENV)/.built ## build in place with warnings as errors
 	FASTLN_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace
-	$(PYTEST)
+
+suites: $(VENV)/.built $(VENV)/.test ## the suites of the benchmark, once each, without timing
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
 
 lint: $(VENV)/.built $(VENV)/.lint
