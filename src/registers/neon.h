@@ -1,6 +1,7 @@
 // AArch64 Advanced SIMD, 128 bits, with fused multiply-add.
 #pragma once
 
+#include "by_lanes.h"
 #include "doubled.h"
 
 // Four numbers of 16 bits, widened to float and rounded.
@@ -41,10 +42,7 @@ struct F32x4 {
   }
   template <typename S>
   static FLN_INLINE F32x4 load_first(const S* p, ptrdiff_t n, F32x4 fill) {
-    float lane[lanes];
-    fill.store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = static_cast<float>(p[i]);
-    return load(lane);
+    return load_first_by_lanes(p, n, fill);
   }
   template <typename S>
   FLN_INLINE void store(S* p) const {
@@ -56,9 +54,7 @@ struct F32x4 {
   }
   template <typename S>
   FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
-    float lane[lanes];
-    store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = static_cast<S>(lane[i]);
+    store_first_by_lanes(*this, p, n);
   }
 };
 

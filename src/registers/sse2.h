@@ -1,6 +1,7 @@
 // x86-64's baseline, 128 bits. There is no fused multiply-add: results are as accurate, but have their own last bits.
 #pragma once
 
+#include "by_lanes.h"
 #include "doubled.h"
 #include "x86.h"
 
@@ -46,10 +47,7 @@ struct F32x4 {
   }
   template <typename S>
   static FLN_INLINE F32x4 load_first(const S* p, ptrdiff_t n, F32x4 fill) {
-    float lane[lanes];
-    fill.store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) lane[i] = static_cast<float>(p[i]);
-    return load(lane);
+    return load_first_by_lanes(p, n, fill);
   }
   template <typename S>
   FLN_INLINE void store(S* p) const {
@@ -61,9 +59,7 @@ struct F32x4 {
   }
   template <typename S>
   FLN_INLINE void store_first(S* p, ptrdiff_t n) const {
-    float lane[lanes];
-    store(lane);
-    for (ptrdiff_t i = 0; i < n && i < lanes; ++i) p[i] = static_cast<S>(lane[i]);
+    store_first_by_lanes(*this, p, n);
   }
 };
 
