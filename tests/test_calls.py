@@ -475,6 +475,15 @@ def test_results_belong_to_the_caller(operation):
         assert result.base is None or type(result.base) is np.ndarray
 
 
+def blocks_kept(function, arguments):
+    """Of memory, after 1000 calls."""
+    gc.collect()
+    before = sys.getallocatedblocks()
+    call_often(function, arguments, 1000)
+    gc.collect()
+    return sys.getallocatedblocks() - before
+
+
 @counts_references
 def test_memory_does_not_grow(operation):
     function, good = getattr(fastln, operation.name), good_call(operation)
@@ -484,8 +493,5 @@ def test_memory_does_not_grow(operation):
     for changed in ({}, *bad, *others):
         arguments = good | changed
         call_often(function, arguments, 50)
-        gc.collect()
-        before = sys.getallocatedblocks()
-        call_often(function, arguments, 1000)
-        gc.collect()
-        assert sys.getallocatedblocks() - before < 200
+        # What else runs in the process may allocate too, once: what the calls keep, they keep every time.
+        assert min(blocks_kept(function, arguments) for _ in range(3)) < 200

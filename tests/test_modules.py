@@ -1017,14 +1017,16 @@ def test_memory_does_not_grow():
         with contextlib.suppress(ValueError):  # pytest.raises would keep some blocks of its own
             module.load_state_dict({"weight": x, "bias": x})
 
-    for _ in range(20):
-        use()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    for _ in range(300):
-        use()
-    gc.collect()
-    assert sys.getallocatedblocks() - before < 200
+    def blocks_kept():
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for _ in range(300):
+            use()
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
+    # What else runs in the process may allocate too, once: what the calls keep, they keep every time.
+    assert min(blocks_kept() for _ in range(3)) < 200
 
 
 def test_what_is_saved_is_let_go():
