@@ -46,7 +46,7 @@ SERIAL_FLAGS = ["-Wno-unused-but-set-variable"]  # Cython's parallel loops have 
 MODULE_OF_KERNELS = "fastln._core.isa"
 
 # What takes the compiler longest, first: started last, it would be waited for alone.
-SLOWEST = [f"src/target_{isa}.cpp" for isa in ("avx2", "avx512", "sse2", "neon", "scalar")]
+SLOWEST = [f"src/target_{isa}.cpp" for isa in ("avx2", "scalar", "avx512", "neon", "sse2")]
 
 PROBE = "#include <Python.h>\nint main() { return 0; }\n"
 OPENMP_PROBE = """#include <omp.h>

@@ -73,7 +73,8 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     normalized_shape : int or tuple of int, optional
         As in the forward pass. None stands for the last dimension.
     output_mask : tuple of 3 bools
-        Which of dx, dweight and dbias to find. What is False is returned as None and costs nothing.
+        Which of dx, dweight and dbias to find. What is False is returned as None and costs nothing, but that dweight
+        and dbias are found together where dx is found too.
     out : ndarray, optional
         Where to put dx: x's shape and dtype. It may be dy or x itself; any other overlap with an input gives the same
         result as if there were none.
@@ -137,6 +138,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
         and usual_gradients(&call, &m, FLN_LAYER_NORM, dy, x, mean, rstd, weight, normalized_shape, out)
     ):
         return other_gradients(FLN_LAYER_NORM, dy, x, mean, rstd, weight, 0, normalized_shape, mask, out, asked)
+    weight = scale_of(&call, &m, weight, 0, mask)
     if out is None:
         out = fresh_result(&call, &m)
     dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
@@ -216,7 +218,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
         mask & WANT_DX and usual_gradients(&call, &m, FLN_RMS_NORM, dy, x, None, rstd, weight, normalized_shape, out)
     ):
         return other_gradients(FLN_RMS_NORM, dy, x, None, rstd, weight, offset, normalized_shape, mask, out, asked)
-    weight = with_offset(&m, weight, offset, &call.args.weight)
+    weight = scale_of(&call, &m, weight, offset, mask)
     if out is None:
         out = fresh_result(&call, &m)
     dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
@@ -253,6 +255,13 @@ cdef inline void fill_in(Backward* call, const Matrix* m, fln_norm norm, object 
     call.bytes = BACKWARD.arrays * nbytes_of(x)
     call.is_fresh = False
     choose_backward(call, m.element, norm)
+
+
+cdef inline object scale_of(Backward* call, const Matrix* m, object weight, double offset, int mask):
+    """The weight as the kernels take it, once it is known where it is: with the offset, and of ones beside dx and sums."""
+    if weight is None and mask & WANT_DX and mask & (WANT_DWEIGHT | WANT_DBIAS):
+        offset = 1
+    return weight if offset == 0 else with_offset(m, offset, &call.args.weight)
 
 
 cdef object fresh_result(Backward* call, const Matrix* m):
@@ -313,7 +322,7 @@ cdef object other_gradients(
         and parameter_of(&m, weight, &call.args.weight)
     ):
         refuse_changes()
-    weight = with_offset(&m, weight, offset, &call.args.weight)
+    weight = scale_of(&call, &m, weight, offset, mask)
     fill_in(&call, &m, norm, x)
     call.is_fresh = dx is not out
     run(&call, dweight, dbias, limit)

@@ -116,6 +116,7 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
         return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, False)
+    weight = scale_of(&call, &m, weight, 0, bias)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
@@ -167,6 +168,7 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
         return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, True)
+    weight = scale_of(&call, &m, weight, 0, bias)
     if out is None:
         out = fresh_result(&call, &m)
     mean, rstd = empty_stats(&m), empty_stats(&m)
@@ -245,7 +247,7 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
     check_cast(cast)
     if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
         return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, False)
-    weight = with_offset(&m, weight, offset, &call.args.weight)
+    weight = scale_of(&call, &m, weight, offset, None)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
@@ -295,7 +297,7 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
     check_cast(cast)
     if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
         return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, True)
-    weight = with_offset(&m, weight, offset, &call.args.weight)
+    weight = scale_of(&call, &m, weight, offset, None)
     if out is None:
         out = fresh_result(&call, &m)
     rstd = empty_stats(&m)
@@ -331,6 +333,13 @@ cdef inline void fill_in(Forward* call, const Matrix* m, fln_norm norm, object x
     call.bytes = FORWARD.arrays * nbytes_of(x)
     call.is_fresh = False
     choose_forward(call, m.element, norm)
+
+
+cdef inline object scale_of(Forward* call, const Matrix* m, object weight, double offset, object bias):
+    """The weight as the kernels take it, once it is known where it is: with the offset, and of ones under a bias."""
+    if weight is None and bias is not None:
+        offset = 1
+    return weight if offset == 0 else with_offset(m, offset, &call.args.weight)
 
 
 cdef object fresh_result(Forward* call, const Matrix* m):
@@ -377,7 +386,7 @@ cdef object other_norm(
         and parameter_of(&m, bias, &call.args.bias)
     ):
         refuse_changes()
-    weight = with_offset(&m, weight, offset, &call.args.weight)
+    weight = scale_of(&call, &m, weight, offset, bias)
     if has_default:
         default_eps(&m, None, &call.args.eps)
     call.args.mean = data_of(mean) if has_mean else NULL

@@ -24,7 +24,7 @@ typedef struct fln_forward_args {
   const void* x;       // (rows, cols)
   void* y;             // (rows, cols)
   const void* weight;  // (cols,) or NULL
-  const void* bias;    // (cols,) or NULL
+  const void* bias;    // (cols,), or NULL as it is where weight is
   void* mean;          // (rows,) or NULL, contiguous
   void* rstd;          // (rows,) or NULL, contiguous
   ptrdiff_t x_stride;
@@ -46,7 +46,7 @@ typedef struct fln_backward_args {
   const void* x;       // (rows, cols)
   const void* mean;    // (rows,) contiguous
   const void* rstd;    // (rows,) contiguous
-  const void* weight;  // (cols,) or NULL
+  const void* weight;  // (cols,), or NULL unless dx and one of dweight and dbias are there
   void* dx;            // (rows, cols) or NULL
   void* dweight;       // (cols,) or NULL
   void* dbias;         // (cols,) or NULL
@@ -56,8 +56,8 @@ typedef struct fln_backward_args {
   ptrdiff_t rows;
   ptrdiff_t cols;          // at least 1
   int stream;              // whether dx should go past the cache
-  double* dweight_totals;  // (chunks, totals), not NULL where dweight is not and totals > 0
-  double* dbias_totals;    // the same for dbias
+  double* dweight_totals;  // (chunks, totals), not NULL where totals > 0 and dweight or dbias is not
+  double* dbias_totals;    // the same
   void* terms;             // needed by backward_terms and backward_columns only
 } fln_backward_args;
 

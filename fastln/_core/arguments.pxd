@@ -40,8 +40,8 @@ cdef object usable_result(object out, const Matrix* m)
 cdef object usable_rows(object a, const Matrix* m, object result)
 cdef object usable_small(object a, const Matrix* m, object result)
 
-# The weight with an offset added to each element, which takes a copy; `to` is then where that is.
-cdef object with_offset(const Matrix* m, object weight, double offset, const void** to)
+# The weight at `to`, or zeros, with an offset added to each element: a new array, and `to` is then where it is.
+cdef object with_offset(const Matrix* m, double offset, const void** to)
 
 # The last step: rows at any constant stride.
 

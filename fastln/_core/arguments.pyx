@@ -517,17 +517,15 @@ cdef object usable_small(object a, const Matrix* m, object result):
     return copied(a, m.type_num)
 
 
-cdef object with_offset(const Matrix* m, object weight, double offset, const void** to):
-    """A weight as in the usual call, with so much added in its type; `to` is where it is. Of an offset of 0, itself."""
-    if offset == 0:
-        return weight
+cdef object with_offset(const Matrix* m, double offset, const void** to):
+    """The weight at `to` with so much added in its type, which is there then. NULL counts as zeros."""
     if m.element == FLN_F32 and abs(offset) > FLT_MAX:
         raise ValueError(f"weight_offset must be a value that float32 can hold, got {offset}")
     added = empty_parameter(m)
     if m.element == FLN_F32:
-        add_offset(<const float*> data_of(weight), <float> offset, <float*> data_of(added), m.cols)
+        add_offset(<const float*> to[0], <float> offset, <float*> data_of(added), m.cols)
     else:
-        add_offset(<const double*> data_of(weight), offset, <double*> data_of(added), m.cols)
+        add_offset(<const double*> to[0], offset, <double*> data_of(added), m.cols)
     to[0] = data_of(added)
     return added
 
@@ -542,7 +540,7 @@ cdef inline void add_offset(
 ) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(cols):
-        added[i] = weight[i] + offset
+        added[i] = offset if weight == NULL else weight[i] + offset
 
 
 cdef int copy_into(object out, object result) except -1:

@@ -177,13 +177,13 @@ cdef int find_gradients(Backward* call, Effort* effort) noexcept nogil:
     cdef Py_ssize_t size
     call.element.divide(call.args.rows, call.args.cols, &parts)
     size = parts.chunks * parts.totals
-    if parts.totals > 0 and are_parameters:
+    if parts.totals > 0 and are_parameters:  # of both, whichever is asked for
         totals = <double*> malloc(max(2 * size, 1) * sizeof(double))
         if totals == NULL:
             return -1
     call.args.stream = effort.stream
-    call.args.dweight_totals = totals if call.args.dweight != NULL else <double*> NULL
-    call.args.dbias_totals = totals + size if parts.totals > 0 and call.args.dbias != NULL else <double*> NULL
+    call.args.dweight_totals = totals
+    call.args.dbias_totals = totals + size if totals != NULL else <double*> NULL
     call.args.terms = NULL
     if effort.threads > parts.chunks:  # too few chunks of rows for the threads: they share the columns
         call.args.terms = malloc(max(<Py_ssize_t> parts.terms, 1))

@@ -19,17 +19,41 @@
 // float64 4000x100 (9.6 MB) up to 1.12.
 constexpr ptrdiff_t NARROW_BYTES = 1024, TOGETHER_BYTES = 6 << 20;
 
+// Past the cache go arrays in one piece, since reading ahead and joining the ends of rows take the next row to follow.
+// Of short rows the work is more than the traffic.
+template <typename Rows>
+FLN_INLINE bool may_stream(const Rows& rows) {
+  const fln_backward_args& a = rows.args;
+  const bool one_piece = a.dx_stride == a.cols && a.x_stride == a.cols && a.dy_stride == a.cols;
+  return a.stream && one_piece && a.cols > SHORT_VECS * LANES<typename Rows::T>;
+}
+template <typename Rows>
+FLN_INLINE bool has_whole_lines(const Rows& rows) {
+  return rows.cols % LANES<typename Rows::S> == 0;
+}
+
 template <typename CallOf>
 struct Backward {
   using Call = CallOf;
   using S = typename Call::S;
   using T = typename Call::T;
+  // Whether there is a way of its own for short rows.
+  static constexpr bool HAS_SHORT = Call::DX && Call::WEIGHT;
   const Call call;
+
+  explicit FLN_INLINE Backward(const fln_backward_args& args) : call(args) {}
 
   // Rows that are swept once before any of them is swept again.
   FLN_INLINE int together() const {
     const ptrdiff_t bytes = call.cols * static_cast<ptrdiff_t>(sizeof(S));
     return bytes <= NARROW_BYTES && 3 * call.args.rows * bytes <= TOGETHER_BYTES ? BLOCK_ROWS : 2;
+  }
+
+  // The first sweep, if the second one needs it.
+  template <Stores HOW>
+  FLN_INLINE void find_terms_of(ptrdiff_t block_row, int r, int end, BlockTerms<T>& terms) const {
+    const typename Call::Rows& rows = call;
+    if (Call::NEEDS_TERMS) first_sweep<HOW != Stores::CACHED>(rows, block_row, r, end, terms);
   }
 
   // Columns [i, i + n) of a block, for the second sweep.
@@ -56,7 +80,7 @@ struct Backward {
     const int step = together();
     for (int r = 0, end; r < rows; r = end) {
       end = r + step < rows ? r + step : rows;
-      first_sweep<HOW != Stores::CACHED>(call, block_row, r, end, terms);
+      find_terms_of<HOW>(block_row, r, end, terms);
       second_sweep<HOW>(call, block_row, r, end, terms, to, 0, call.cols, &exit);
     }
     add_block<Call>(chunk, rows, to, 0, call.cols);
@@ -94,7 +118,7 @@ struct Backward {
         pair_by_pair<HOW>(chunk, block_row, rows, room, exit);
       } else if constexpr (HOW != Stores::STAGED) {
         BlockTerms<T> terms;
-        first_sweep<HOW != Stores::CACHED>(call, block_row, 0, rows, terms);
+        find_terms_of<HOW>(block_row, 0, rows, terms);
         block_columns<HOW>(chunk, block_row, rows, terms, 0, call.cols, room);
       }
     }
@@ -118,71 +142,41 @@ struct Backward {
     return static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
   }
 
-  // Past the cache go arrays in one piece, since reading ahead and joining the ends of rows take the next row to
-  // follow. Of short rows the work is more than the traffic.
-  FLN_INLINE bool may_stream() const {
-    const fln_backward_args& a = call.args;
-    const bool one_piece = a.dx_stride == a.cols && a.x_stride == a.cols && a.dy_stride == a.cols;
-    return a.stream && one_piece && a.cols > SHORT_VECS * LANES<T>;
-  }
-  FLN_INLINE bool has_whole_lines() const { return call.cols % LANES<S> == 0; }
-
   void run(const Chunk<T>& chunk) const {
-    // The others take the general way to the same bits.
-    if constexpr (Call::DX && (Call::DWEIGHT == Call::DBIAS || !Call::Norm::HAS_BIAS)) {
+    if constexpr (HAS_SHORT) {  // the others take the general way to the same bits
       if (call.cols <= LANES<T>) return short_gradients<1>(call, chunk);
       if (call.cols <= 2 * LANES<T>) return short_gradients<2>(call, chunk);
       if (call.cols <= 3 * LANES<T>) return short_gradients<3>(call, chunk);
       if (call.cols <= 4 * LANES<T>) return short_gradients<4>(call, chunk);
     }
-    if constexpr (Call::DX) {
-      if (may_stream() && has_whole_lines()) return sweep_chunk<Stores::STREAMED>(chunk);
-      if (may_stream() && call.in_one) return sweep_chunk<Stores::STAGED>(chunk);
+    if constexpr (Call::DX && HAS_STREAMS) {
+      if (may_stream(call) && has_whole_lines(call)) return sweep_chunk<Stores::STREAMED>(chunk);
+      if (may_stream(call) && call.in_one) return sweep_chunk<Stores::STAGED>(chunk);
     }
     sweep_chunk<Stores::CACHED>(chunk);
   }
 
   void run_columns(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
-    if constexpr (Call::DX) {
-      if (may_stream() && has_whole_lines()) return sweep_columns<Stores::STREAMED>(chunk, first, last);
+    if constexpr (Call::DX && HAS_STREAMS) {
+      if (may_stream(call) && has_whole_lines(call)) return sweep_columns<Stores::STREAMED>(chunk, first, last);
     }
     sweep_columns<Stores::CACHED>(chunk, first, last);
   }
-
-  void run_terms(ptrdiff_t block) const {
-    BlockTerms<T>& terms = static_cast<BlockTerms<T>*>(call.args.terms)[block];
-    const ptrdiff_t block_row = block * BLOCK_ROWS, left = call.args.rows - block_row;
-    const int rows = static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
-    if (may_stream() && has_whole_lines()) {
-      first_sweep<true>(call, block_row, 0, rows, terms);
-    } else {
-      first_sweep<false>(call, block_row, 0, rows, terms);
-    }
-  }
 };
 
-// work(kernel) with the kernel of the gradients that are asked for, and of the weight if it is there and dx depends on
-// it.
-template <typename S, typename Norm, bool DX, bool WEIGHT, typename Work>
-FLN_INLINE void with_sums(const fln_backward_args& args, Work work) {
-  if constexpr (Norm::HAS_BIAS) {
-    if (args.dbias && args.dweight) return work(Backward<BackwardCall<S, Norm, DX, true, true, WEIGHT>>{{args}});
-    if (args.dbias) return work(Backward<BackwardCall<S, Norm, DX, false, true, WEIGHT>>{{args}});
-  }
-  if (args.dweight) {
-    work(Backward<BackwardCall<S, Norm, DX, true, false, WEIGHT>>{{args}});
-  } else if constexpr (DX) {
-    work(Backward<BackwardCall<S, Norm, DX, false, false, WEIGHT>>{{args}});
-  }
-}
+// work(kernel) with the kernel of the gradients that are asked for. Beside dx, dweight and dbias are found together and
+// with a weight, so that there are few kernels; without dx, dbias alone needs neither x nor the first sweep.
 template <typename S, typename Norm, typename Work>
 FLN_INLINE void with_gradients(const fln_backward_args& args, Work work) {
-  if (!args.dx) {
-    with_sums<S, Norm, false, false>(args, work);
-  } else if (args.weight) {
-    with_sums<S, Norm, true, true>(args, work);
-  } else {
-    with_sums<S, Norm, true, false>(args, work);
+  if (args.dx) {
+    if (args.dweight || args.dbias)
+      return work(Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, true>>{args});
+    if (args.weight) return work(Backward<BackwardCall<S, Norm, true, false, false, true>>{args});
+    return work(Backward<BackwardCall<S, Norm, true, false, false, false>>{args});
+  }
+  if (args.dweight) return work(Backward<BackwardCall<S, Norm, false, true, Norm::HAS_BIAS, false>>{args});
+  if constexpr (Norm::HAS_BIAS) {
+    if (args.dbias) work(Backward<BackwardCall<S, Norm, false, false, true, false>>{args});
   }
 }
 
@@ -194,6 +188,19 @@ struct ChunkOfRows {
   }
 };
 
+template <typename S, typename Norm>
+void backward(const fln_backward_args* args, ptrdiff_t chunk);
+
+// Without a weight: ones stand in for it, so that there are kernels of short rows with one only. dy * 1 is dy.
+template <typename S, typename Norm>
+__attribute__((noinline)) void backward_of_short_rows(fln_backward_args args, ptrdiff_t chunk) {
+  using T = Computed<S>;
+  T ones[SHORT_VECS * LANES<T>];
+  for (T& one : ones) one = 1;
+  args.weight = ones;
+  backward<S, Norm>(&args, chunk);
+}
+
 struct ChunkOfColumns {
   ptrdiff_t chunk, first, last;
   template <typename Kernel>
@@ -204,16 +211,28 @@ struct ChunkOfColumns {
 
 template <typename S, typename Norm>
 void backward(const fln_backward_args* args, ptrdiff_t chunk) {
+  if (args->cols <= SHORT_VECS * LANES<Computed<S>> && args->dx && !args->weight) {
+    return backward_of_short_rows<S, Norm>(*args, chunk);
+  }
   with_gradients<S, Norm>(*args, ChunkOfRows{chunk});
 }
 
-// Terms are found as if all gradients were asked for, those of dx and dweight being the same.
+template <typename S, typename Norm, bool WEIGHT>
+FLN_INLINE void block_terms(const BackwardRows<S, Norm, WEIGHT>& rows, ptrdiff_t block) {
+  auto& terms = static_cast<BlockTerms<Computed<S>>*>(rows.args.terms)[block];
+  const ptrdiff_t block_row = block * BLOCK_ROWS, left = rows.args.rows - block_row;
+  const int count = static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
+  if constexpr (HAS_STREAMS) {
+    if (may_stream(rows) && has_whole_lines(rows)) return first_sweep<true>(rows, block_row, 0, count, terms);
+  }
+  first_sweep<false>(rows, block_row, 0, count, terms);
+}
 template <typename S, typename Norm>
 void backward_terms(const fln_backward_args* args, ptrdiff_t block) {
   if (args->dx && args->weight) {
-    Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, true>>{{*args}}.run_terms(block);
+    block_terms(BackwardRows<S, Norm, true>(*args), block);
   } else {
-    Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, false>>{{*args}}.run_terms(block);
+    block_terms(BackwardRows<S, Norm, false>(*args), block);
   }
 }
 

@@ -14,16 +14,14 @@ constexpr int SHORT_VECS = 4;
 template <typename T>
 constexpr ptrdiff_t WAITING_COLS = 16384 / sizeof(T);
 
-// Which gradients are found, and whether there is a weight: facts of the compiled code, so nobody pays for the others.
-template <typename StoredAs, typename NormOf, bool WITH_DX, bool WITH_DWEIGHT, bool WITH_DBIAS, bool WITH_WEIGHT>
-struct BackwardCall {
+// Where the rows are, and what g is of. Whether there is a weight is a fact of the compiled code: nobody pays for one
+// that is missing.
+template <typename StoredAs, typename NormOf, bool WITH_WEIGHT>
+struct BackwardRows {
   using S = StoredAs;
   using Norm = NormOf;
   using T = Computed<S>;
-  static_assert(Norm::HAS_BIAS || !WITH_DBIAS, "a norm without a bias has no gradient of it");
-  static constexpr bool DX = WITH_DX, DWEIGHT = WITH_DWEIGHT, DBIAS = WITH_DBIAS, WEIGHT = WITH_WEIGHT;
-  // Whether the second sweep needs anything of the first: of the mean, which dbias does without, or for dx.
-  static constexpr bool NEEDS_TERMS = DX || (DWEIGHT && Norm::HAS_MEAN);
+  static constexpr bool WEIGHT = WITH_WEIGHT;
 
   const fln_backward_args& args;
   const ptrdiff_t cols = args.cols;
@@ -33,12 +31,29 @@ struct BackwardCall {
   const T* const means = static_cast<const T*>(args.mean);
   const T* const rstd = static_cast<const T*>(args.rstd);
 
+  explicit FLN_INLINE BackwardRows(const fln_backward_args& of) : args(of) {}
+
   FLN_INLINE T mean(ptrdiff_t row) const { return Norm::HAS_MEAN ? means[row] : 0; }
 
   FLN_INLINE const S* x(ptrdiff_t row) const { return static_cast<const S*>(args.x) + row * args.x_stride; }
   FLN_INLINE const S* dy(ptrdiff_t row) const { return static_cast<const S*>(args.dy) + row * args.dy_stride; }
   FLN_INLINE S* dx(ptrdiff_t row) const { return static_cast<S*>(args.dx) + row * args.dx_stride; }
+};
+
+// Which gradients are found: a fact of the compiled code, too.
+template <typename StoredAs, typename NormOf, bool WITH_DX, bool WITH_DWEIGHT, bool WITH_DBIAS, bool WITH_WEIGHT>
+struct BackwardCall : BackwardRows<StoredAs, NormOf, WITH_WEIGHT> {
+  using Rows = BackwardRows<StoredAs, NormOf, WITH_WEIGHT>;
+  using typename Rows::Norm;
+  using typename Rows::S;
+  static_assert(Norm::HAS_BIAS || !WITH_DBIAS, "a norm without a bias has no gradient of it");
+  static constexpr bool DX = WITH_DX, DWEIGHT = WITH_DWEIGHT, DBIAS = WITH_DBIAS;
+  // Whether the second sweep needs anything of the first: of the mean, which dbias does without, or for dx.
+  static constexpr bool NEEDS_TERMS = DX || (DWEIGHT && Norm::HAS_MEAN);
+
+  // Not inherited: GCC compiles an inherited constructor for the baseline.
+  explicit FLN_INLINE BackwardCall(const fln_backward_args& of) : Rows(of) {}
 
   // Where the second sweep writes most, or reads if it does not write.
-  FLN_INLINE const S* written(ptrdiff_t row, ptrdiff_t i) const { return (DX ? dx(row) : dy(row)) + i; }
+  FLN_INLINE const S* written(ptrdiff_t row, ptrdiff_t i) const { return (DX ? this->dx(row) : this->dy(row)) + i; }
 };

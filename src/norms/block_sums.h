@@ -82,7 +82,7 @@ template <bool ALL, typename T>
 FLN_INLINE void add_to(const ColumnSums<T>& to, Vec<T> sum, ptrdiff_t i, ptrdiff_t n, ptrdiff_t cols, bool fresh) {
   if (to.result) {
     store_lanes<ALL>(sum, to.result + i, n);
-  } else {
+  } else if (to.totals) {
     add_to_totals<ALL>(sum, to.totals + i, n, cols, fresh);
   }
 }

@@ -188,8 +188,11 @@ struct Forward {
     }
     const RowScales<Norm, T, 1> scales = RowScales<Norm, T, 1>::of(m, args.eps);
     if (first == 0) write_stats(row, m, scales);
-    const bool stream = wants_stream(row) && can_stream(y(row).start + first, last - first);
-    stream ? columns<true>(row, first, last, scales) : columns<false>(row, first, last, scales);
+    if constexpr (HAS_STREAMS) {
+      const bool can = can_stream(y(row).start + first, last - first);
+      if (can && wants_stream(row)) return columns<true>(row, first, last, scales);
+    }
+    columns<false>(row, first, last, scales);
   }
   FLN_INLINE Moments<Norm, T, 1> moments_of(const double* sums) const {
     using RowTotals = typename LongRow<S, Norm>::RowTotals;
@@ -220,13 +223,17 @@ struct Forward {
   // at a line's end would make two registers out of few (65536x64 twice as long).
   template <typename Row>
   FLN_INLINE void rows_as_they_lie(ptrdiff_t first, ptrdiff_t last) const {
-    const bool stream = wants_stream(first) && (!Row::is_short || is_whole_lines(y(first).start, cols));
-    stream ? rows<Row, true>(first, last) : rows<Row>(first, last);
+    if constexpr (HAS_STREAMS) {
+      const bool can = !Row::is_short || is_whole_lines(y(first).start, cols);
+      if (can && wants_stream(first)) return rows<Row, true>(first, last);
+    }
+    rows<Row>(first, last);
   }
 
+  FLN_INLINE void long_rows(ptrdiff_t first, ptrdiff_t last) const { rows_as_they_lie<LongRow<S, Norm>>(first, last); }
+
   // Of rows of one register the work is more than the traffic (262144x16 float32 1.05 times as long if streamed).
-  FLN_INLINE void run(ptrdiff_t first, ptrdiff_t last) const {
-    if (cols > STEP<T>) return rows_as_they_lie<LongRow<S, Norm>>(first, last);
+  FLN_INLINE void short_rows(ptrdiff_t first, ptrdiff_t last) const {
     switch ((cols + LANES<T> - 1) / LANES<T>) {
       case 1:
         return rows<ShortRow<S, Norm, 1>>(first, last);
@@ -240,24 +247,37 @@ struct Forward {
   }
 };
 
-// work(kernel) with the kernel of the parameters that are there.
-template <typename S, typename Norm, bool WEIGHT, typename Work>
-FLN_INLINE void with_bias(const fln_forward_args& args, Work work) {
-  if constexpr (Norm::HAS_BIAS) {
-    if (args.bias) return work(Forward<S, Norm, WEIGHT, true>{args});
-  }
-  work(Forward<S, Norm, WEIGHT, false>{args});
-}
+// work(kernel) with the kernel for long rows of the parameters that are there. There is none for a bias without a
+// weight.
 template <typename S, typename Norm, typename Work>
 FLN_INLINE void with_parameters(const fln_forward_args& args, Work work) {
-  args.weight ? with_bias<S, Norm, true>(args, work) : with_bias<S, Norm, false>(args, work);
+  if (!args.weight) return work(Forward<S, Norm, false, false>{args});
+  if constexpr (Norm::HAS_BIAS) {
+    if (args.bias) return work(Forward<S, Norm, true, true>{args});
+  }
+  work(Forward<S, Norm, true, false>{args});
 }
 
-struct WholeRows {
+template <typename S, typename Norm>
+void forward(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last);
+
+// Short rows have kernels for all parameters only, since they have many: of what is missing, something stands in that
+// changes no bit. x_hat * 1 is x_hat, and what -0 is added to stays as it is, 0 and -0 too.
+template <typename S, typename Norm>
+__attribute__((noinline)) void short_rows_with_stand_ins(fln_forward_args args, ptrdiff_t first, ptrdiff_t last) {
+  using T = Computed<S>;
+  T ones[STEP<T>], zeros[STEP<T>];
+  for (ptrdiff_t i = 0; i < STEP<T>; ++i) ones[i] = 1, zeros[i] = -static_cast<T>(0);
+  if (!args.weight) args.weight = ones;
+  if (!args.bias) args.bias = zeros;
+  forward<S, Norm>(&args, first, last);
+}
+
+struct LongRows {
   ptrdiff_t first, last;
   template <typename Kernel>
   FLN_INLINE void operator()(Kernel kernel) const {
-    kernel.run(first, last);
+    kernel.long_rows(first, last);
   }
 };
 
@@ -273,7 +293,9 @@ struct SomeColumns {
 
 template <typename S, typename Norm>
 void forward(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
-  with_parameters<S, Norm>(*args, WholeRows{first, last});
+  if (args->cols > STEP<Computed<S>>) return with_parameters<S, Norm>(*args, LongRows{first, last});
+  if (!args->weight || (Norm::HAS_BIAS && !args->bias)) return short_rows_with_stand_ins<S, Norm>(*args, first, last);
+  Forward<S, Norm, true, Norm::HAS_BIAS>{*args}.short_rows(first, last);
 }
 
 template <typename S, typename Norm>

@@ -38,7 +38,7 @@ constexpr ptrdiff_t DOUBLES_PER_TOTAL = sizeof(T) / sizeof(float);
 constexpr bool have_totals(ptrdiff_t rows) { return rows > BLOCK_ROWS; }
 
 // Sums over rows for each column, of dweight or dbias: either the result or, of a chunk, the totals so far. The other
-// is NULL, and both where nobody asks for it.
+// is NULL. Of what nobody asks for, the result may be NULL as well.
 template <typename T>
 struct ColumnSums {
   T* result;
@@ -59,8 +59,7 @@ struct Chunk {
 
  private:
   static FLN_INLINE ColumnSums<T> sums(const fln_backward_args& args, ptrdiff_t chunk, void* result, double* totals) {
-    if (!result) return {nullptr, nullptr};
-    if (!have_totals(args.rows)) return {static_cast<T*>(result), nullptr};
+    if (!have_totals(args.rows) || !totals) return {static_cast<T*>(result), nullptr};
     return {nullptr, totals + chunk * DOUBLES_PER_TOTAL<T> * args.cols};
   }
 };

@@ -34,19 +34,19 @@ FLN_INLINE TermSums<Norm, V> leaf_sums(const V* z, const V* g) {
 }
 
 // The leaves of a row's trees, in registers R, which are virtual ones or pieces of them.
-template <typename Call, typename R>
+template <typename Rows, typename R>
 struct TermLeaves {
   using V = R;
-  using S = typename Call::S;
-  using T = typename Call::T;
-  using Norm = typename Call::Norm;
+  using S = typename Rows::S;
+  using T = typename Rows::T;
+  using Norm = typename Rows::Norm;
   using Sum = TermSums<Norm, V>;
   static constexpr ptrdiff_t lanes = LANES<T>;
   Stored<S> dy, x;
   const T* weight;  // or NULL
   T mean, rstd;
 
-  FLN_INLINE auto half() const { return TermLeaves<Call, decltype(V::low)>{dy, x, weight, mean, rstd}; }
+  FLN_INLINE auto half() const { return TermLeaves<Rows, decltype(V::low)>{dy, x, weight, mean, rstd}; }
 
   FLN_INLINE Sum one(ptrdiff_t i, ptrdiff_t n) const {
     V z, g;
@@ -67,36 +67,36 @@ struct TermLeaves {
     const V means = V::splat(mean);
     z = centered<Norm>(ALL ? x.template load<V>(i) : x.load_first(i, n, means), means) * V::splat(rstd);
     g = dy.template lanes<V, ALL>(i, n);
-    if (Call::WEIGHT) g = g * load_lanes<V, ALL>(weight + i, n);
+    if (Rows::WEIGHT) g = g * load_lanes<V, ALL>(weight + i, n);
   }
 };
 
 // A block of a long row, summed as a tree. With PREFETCH, x is asked for ahead of it.
-template <typename Call, bool PREFETCH>
+template <typename Rows, bool PREFETCH>
 struct Tree {
-  using T = typename Call::T;
+  using T = typename Rows::T;
   static constexpr ptrdiff_t COLS = TREE_COLS<T>;
   static constexpr bool WHOLE_APART = true;
-  const TermLeaves<Call, Vec<T>>& row;
+  const TermLeaves<Rows, Vec<T>>& row;
   bool in_one;
 
-  FLN_INLINE TermSums<typename Call::Norm, Vec<T>> whole(ptrdiff_t i) const {
+  FLN_INLINE TermSums<typename Rows::Norm, Vec<T>> whole(ptrdiff_t i) const {
     if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, COLS);
     return tree_by_pieces<TREE>(row, i);
   }
-  FLN_INLINE TermSums<typename Call::Norm, Vec<T>> first(ptrdiff_t i, ptrdiff_t n) const {
+  FLN_INLINE TermSums<typename Rows::Norm, Vec<T>> first(ptrdiff_t i, ptrdiff_t n) const {
     if (PREFETCH && in_one) prefetch_ahead(row.x.start + i, n);
     return tree_first<TREE>(row, i, n);
   }
 };
 
 // From the sums over lanes of a row, the `r`-th of its block. The three sums of these share most of their work.
-template <typename Call, typename V, typename T = typename Call::T>
-FLN_INLINE void write_terms(const Call& call, const TermSums<typename Call::Norm, V>& lanes, BlockTerms<T>& terms,
+template <typename Rows, typename V, typename T = typename Rows::T>
+FLN_INLINE void write_terms(const Rows& rows, const TermSums<typename Rows::Norm, V>& lanes, BlockTerms<T>& terms,
                             int r) {
-  using Norm = typename Call::Norm;
+  using Norm = typename Rows::Norm;
   using A = typename V::value_type;
-  const A inv = static_cast<A>(call.inv_cols);
+  const A inv = static_cast<A>(rows.inv_cols);
   const V& gz = lanes.of[GZ<Norm>];
   if constexpr (Norm::HAS_MEAN) {
     A sums[4];
@@ -110,24 +110,23 @@ FLN_INLINE void write_terms(const Call& call, const TermSums<typename Call::Norm
   }
 }
 
-template <bool PREFETCH, typename Call, typename T = typename Call::T>
-FLN_INLINE void find_terms(const Call& call, ptrdiff_t row, BlockTerms<T>& terms, int r) {
-  const TermLeaves<Call, Vec<T>> leaves = {
-      {call.dy(row), 0}, {call.x(row), 0}, call.weight, call.mean(row), call.rstd[row]};
-  const ptrdiff_t cols = call.cols;
+template <bool PREFETCH, typename Rows, typename T = typename Rows::T>
+FLN_INLINE void find_terms(const Rows& rows, ptrdiff_t row, BlockTerms<T>& terms, int r) {
+  const TermLeaves<Rows, Vec<T>> leaves = {
+      {rows.dy(row), 0}, {rows.x(row), 0}, rows.weight, rows.mean(row), rows.rstd[row]};
+  const ptrdiff_t cols = rows.cols;
   if (cols <= TREE_COLS<T>) {  // no more than T's precision is needed
     if (PREFETCH) prefetch_ahead(leaves.x.start, cols);
-    return write_terms(call, tree_first<TREE>(leaves, 0, cols), terms, r);
+    return write_terms(rows, tree_first<TREE>(leaves, 0, cols), terms, r);
   }
-  auto totals = Totals<T, TERM_SUMS<typename Call::Norm>>::zero();
-  add_blocks(totals, Tree<Call, PREFETCH>{leaves, call.in_one}, 0, cols);
-  write_terms(call, totals.folded(), terms, r);
+  auto totals = Totals<T, TERM_SUMS<typename Rows::Norm>>::zero();
+  add_blocks(totals, Tree<Rows, PREFETCH>{leaves, rows.in_one}, 0, cols);
+  write_terms(rows, totals.folded(), terms, r);
 }
 
-// Over rows [r, end) of the block that starts at row `block`.
-template <bool PREFETCH, typename Call, typename T = typename Call::T>
-__attribute__((noinline)) void first_sweep(const Call& call, ptrdiff_t block_row, int r, int end,
-                                           BlockTerms<T>& terms) {
-  if (!Call::NEEDS_TERMS) return;
-  for (; r < end; ++r) find_terms<PREFETCH>(call, block_row + r, terms, r);
+// Over rows [r, end) of the block that starts at row `block_row`; the same for all gradients that may be asked for.
+template <bool PREFETCH, typename S, typename Norm, bool WEIGHT>
+__attribute__((noinline)) void first_sweep(const BackwardRows<S, Norm, WEIGHT>& rows, ptrdiff_t block_row, int r,
+                                           int end, BlockTerms<Computed<S>>& terms) {
+  for (; r < end; ++r) find_terms<PREFETCH>(rows, block_row + r, terms, r);
 }

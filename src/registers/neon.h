@@ -133,4 +133,6 @@ constexpr int MANY_UP_TO = 0;
 
 constexpr bool HAS_FMA = true;
 
+// There are no stores that go past the cache, only hints (STNP): stream() is store().
+constexpr bool HAS_STREAMS = false;
 FLN_INLINE void stream_fence() {}

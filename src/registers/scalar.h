@@ -34,4 +34,6 @@ constexpr int MANY_UP_TO = 0;
 
 constexpr bool HAS_FMA = false;
 
+// There are no stores that go past the cache: stream() is store().
+constexpr bool HAS_STREAMS = false;
 FLN_INLINE void stream_fence() {}

@@ -9,4 +9,5 @@ FLN_INLINE float sum_of_4(__m128 v) {
 FLN_INLINE double sum_of_2(__m128d v) { return _mm_cvtsd_f64(_mm_add_sd(v, _mm_unpackhi_pd(v, v))); }
 
 // Orders the streamed stores before those that follow: other threads may read y as soon as they see one of them.
+constexpr bool HAS_STREAMS = true;
 FLN_INLINE void stream_fence() { _mm_sfence(); }

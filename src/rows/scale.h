@@ -75,9 +75,10 @@ struct Scale {
   }
 };
 
-// A missing weight or bias is a compile-time fact: nobody pays for it.
+// A missing weight or bias is a compile-time fact: nobody pays for it. A bias comes with a weight.
 template <typename T, bool WEIGHT, bool BIAS>
 struct Affine {
+  static_assert(WEIGHT || !BIAS, "of ones, if there is no other");
   const T* weight;
   const T* bias;
 
@@ -86,7 +87,6 @@ struct Affine {
   FLN_INLINE Vec<T> of(Vec<T> x_hat, Vec<T> w, Vec<T> b) const {
     if constexpr (WEIGHT && BIAS) return fma(x_hat, w, b);
     if constexpr (WEIGHT && !BIAS) return x_hat * w;
-    if constexpr (!WEIGHT && BIAS) return x_hat + b;
     return x_hat;
   }
 };
