@@ -2,6 +2,7 @@
 
 import numpy as np
 cimport numpy as cnp
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from fastln._core.arguments cimport (
     as_floats_like,
@@ -334,6 +335,21 @@ cdef object other_gradients(
 
 cdef inline int as_mask(object output_mask, int count) except -1:
     """Of WANT_DX, WANT_DWEIGHT and WANT_DBIAS, the first `count`, those that are asked for."""
+    cdef int mask = 0, i
+    cdef object item
+    if not PyTuple_CheckExact(output_mask) or PyTuple_GET_SIZE(output_mask) != count:
+        return as_other_mask(output_mask, count)
+    for i in range(count):
+        item = <object> PyTuple_GET_ITEM(output_mask, i)
+        if item is True:
+            mask |= 1 << i
+        elif item is not False:
+            return as_other_mask(output_mask, count)
+    return mask
+
+
+cdef int as_other_mask(object output_mask, int count) except -1:
+    """The same of a mask that is no tuple of `count` bools: one of NumPy's, a list, or wrong."""
     cdef int mask = 0, i
     cdef bint wanted
     if not isinstance(output_mask, (tuple, list)):
