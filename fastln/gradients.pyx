@@ -259,7 +259,7 @@ cdef inline void fill_in(Backward* call, const Matrix* m, fln_norm norm, object 
 
 
 cdef inline object scale_of(Backward* call, const Matrix* m, object weight, double offset, int mask):
-    """The weight as the kernels take it, once it is known where it is: with the offset, and of ones beside dx and sums."""
+    """The weight as the kernels take it, once it is known where it is: with the offset, or of ones for the sums."""
     if weight is None and mask & WANT_DX and mask & (WANT_DWEIGHT | WANT_DBIAS):
         offset = 1
     return weight if offset == 0 else with_offset(m, offset, &call.args.weight)
