@@ -6,7 +6,12 @@ from fastln._core.facts import show_config
 from fastln._core.isa import available_isas, get_isa, set_isa
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
-from fastln.gradients import layer_norm_backward, rms_norm_backward
+from fastln.gradients import (
+    add_layer_norm_backward,
+    add_rms_norm_backward,
+    layer_norm_backward,
+    rms_norm_backward,
+)
 from fastln.modules import (
     LayerNorm,
     LayerNormGradients,
@@ -15,7 +20,16 @@ from fastln.modules import (
     RMSNormGradients,
     RMSNormSaved,
 )
-from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
+from fastln.norms import (
+    add_layer_norm,
+    add_layer_norm_forward,
+    add_rms_norm,
+    add_rms_norm_forward,
+    layer_norm,
+    layer_norm_forward,
+    rms_norm,
+    rms_norm_forward,
+)
 
 __all__ = [
     "LayerNorm",
@@ -25,6 +39,12 @@ __all__ = [
     "RMSNormGradients",
     "RMSNormSaved",
     "__version__",
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_layer_norm_forward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "add_rms_norm_forward",
     "available_isas",
     "get_isa",
     "get_num_threads",

@@ -108,13 +108,15 @@ def rms_norm_backward(dy: Floats, x: Floats, weight: Floats | None = None, eps: 
     return dx, dweight
 
 
-def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None) -> Gradients:
+def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None, ds: Floats | None = None) -> Gradients:
     """Those of layer_norm_backward or rms_norm_backward, in the precision of x_hat.
 
-    With g = dy weight, dx = rstd (g - mean(g) - x_hat mean(g x_hat)), without mean(g) where the norm has no mean.
+    With g = dy weight, dx = rstd (g - mean(g) - x_hat mean(g x_hat)) + ds, without mean(g) where the norm has no mean.
+    ds is the gradient that reaches the rows beside the norm.
     """
     g, mean_g, along = _terms_of_dx(dy, normalized, weight)
-    return Gradients(normalized.rstd * (g - mean_g - along), *parameter_gradients(dy, normalized.x_hat))
+    dx = normalized.rstd * (g - mean_g - along)
+    return Gradients(dx if ds is None else dx + ds, *parameter_gradients(dy, normalized.x_hat))
 
 
 def parameter_gradients(dy: Floats, x_hat: Floats) -> tuple[Floats, Floats]:
@@ -123,15 +125,19 @@ def parameter_gradients(dy: Floats, x_hat: Floats) -> tuple[Floats, Floats]:
     return sum_rows(wide * x_hat), sum_rows(wide)
 
 
-def gradient_sizes(dy: Floats, normalized: Normalized, weight: Floats | None = None) -> Gradients:
+def gradient_sizes(
+    dy: Floats, normalized: Normalized, weight: Floats | None = None, ds: Floats | None = None
+) -> Gradients:
     """What errors of the gradients are judged by.
 
-    Of dx, rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), the maximum over the row, (..., 1); of dweight and dbias
-    the sums of |dy x_hat| and |dy|, (D,).
+    Of dx, rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|), the maximum over the row, (..., 1), plus |ds|; of dweight
+    and dbias the sums of |dy x_hat| and |dy|, (D,).
     """
     g, mean_g, along = _terms_of_dx(dy, normalized, weight)
-    largest = (np.abs(g) + np.abs(mean_g) + np.abs(along)).max(axis=-1, keepdims=True)
-    return Gradients(normalized.rstd * largest, *parameter_gradients(np.abs(dy), np.abs(normalized.x_hat)))
+    size = normalized.rstd * (np.abs(g) + np.abs(mean_g) + np.abs(along)).max(axis=-1, keepdims=True)
+    return Gradients(
+        size if ds is None else size + np.abs(ds), *parameter_gradients(np.abs(dy), np.abs(normalized.x_hat))
+    )
 
 
 def _terms_of_dx(dy: Floats, normalized: Normalized, weight: Floats | None) -> tuple[Floats, Floats, Floats]:

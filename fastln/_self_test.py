@@ -211,6 +211,30 @@ def _differing(first: Results, second: Results) -> list[str]:
     return [name for name in first if first[name].tobytes() != second[name].tobytes()]
 
 
+def check_residuals() -> Iterator[str]:
+    """A norm of a sum has the bits of the two calls, in place too; what reaches the sum beside it is added to dx."""
+    with always_threads():
+        for isa, dtype in on_each_isa():
+            for rows, cols in ((1, 7), (9, 64), (37, 768), (3, 40_000)):
+                x, weight, bias, residual = make_rows(rows, cols, dtype)
+                s: Floats = x + residual
+                y, mean, rstd = fastln.layer_norm_forward(s, cols, weight, bias)
+                dx: Floats = fastln.layer_norm_backward(x, s, mean, rstd, weight)[0] + residual
+                usual: Results = {"y": y, "s": s, "dx": dx}
+                for threads in (1, 3):
+                    stream = residual.copy()
+                    y, s, mean, rstd = fastln.add_layer_norm_forward(
+                        x, stream, cols, weight, bias, residual_out=stream, num_threads=threads
+                    )
+                    dx, _, _ = fastln.add_layer_norm_backward(x, residual, s, mean, rstd, weight, num_threads=threads)
+                    for name in _differing(usual, {"y": y, "s": s, "dx": dx}):
+                        yield f"{isa} {dtype}: {name} of {rows}x{cols} with a residual has other bits"
+                if not np.array_equal(
+                    fastln.add_rms_norm(x, residual, cols, weight)[0], fastln.rms_norm(x + residual, cols, weight)
+                ):
+                    yield f"{isa} {dtype}: y of {rows}x{cols} with a residual and RMS norm has other bits"
+
+
 def check_special_rows() -> Iterator[str]:
     """NaN and Inf stay in their row, and a constant row gives exactly bias."""
     for isa, dtype in on_each_isa():
@@ -269,6 +293,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "instruction sets give the stored bits": check_isas,
     "threads change no bit": check_threads,
     "batches, layouts and buffers change no bit": check_batches,
+    "sums with a residual have the bits of two calls": check_residuals,
     "NaN, Inf and constant rows": check_special_rows,
     "wrong calls are refused": check_errors,
 }

@@ -1,10 +1,11 @@
-"""Gradients of layer norm and RMS norm: what the arguments mean."""
+"""Gradients of layer norm and RMS norm, with or without a residual: what the arguments mean."""
 
 import numpy as np
 cimport numpy as cnp
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from fastln._core.arguments cimport (
+    as_floats,
     as_floats_like,
     as_offset,
     as_out,
@@ -27,7 +28,7 @@ from fastln._core.arguments cimport (
 from fastln._core.calls cimport Backward, choose_backward
 from fastln._core.describe import describe
 from fastln._core.drive cimport run_backward
-from fastln._core.effort cimport BACKWARD, limit_for
+from fastln._core.effort cimport ADD_BACKWARD, BACKWARD, limit_for
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
 from fastln._core.keywords cimport explain_calls
 from fastln._core.names import call_explainer
@@ -148,6 +149,74 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     return out, dweight, dbias
 
 
+def add_layer_norm_backward(dy, ds, s, mean, rstd, weight=None, *, normalized_shape=None,
+                            output_mask=(True, True, True), out=None, num_threads=None):
+    """Gradients of a loss with respect to x and residual, weight and bias of `add_layer_norm`.
+
+    x and residual have the same gradient, dx: that of s, through y and beside it.
+
+    Parameters
+    ----------
+    dy : array of float32 or float64, shape of s
+        Gradient of the loss with respect to y.
+    ds : array of float32 or float64, shape of s, or None
+        Gradient of the loss with respect to s beside y: of a pre-norm block, what flows back along the stream. None
+        where s is not used again (post-norm).
+    s : array of float32 or float64, shape `(..., *normalized_shape)`
+        The sum, as `add_layer_norm_forward` returned it.
+    mean, rstd : array of float32 or float64, shape (..., 1, ..., 1)
+        As `add_layer_norm_forward` returned them.
+    weight : array of floats, shape normalized_shape, optional
+        The weight of the forward pass.
+    normalized_shape : int or tuple of int, optional
+        As in the forward pass. None stands for the last dimension.
+    output_mask : tuple of 3 bools
+        Which of dx, dweight and dbias to find. What is False is returned as None and costs nothing, but that dweight
+        and dbias are found together where dx is found too.
+    out : ndarray, optional
+        Where to put dx: the shape and dtype of s. It may be dy, ds or s itself; any other overlap with an input gives
+        the same result as if there were none.
+    num_threads : int, optional
+        Upper limit of threads for this call, instead of `get_num_threads()`. The results have the same bits for any.
+
+    Returns
+    -------
+    dx : ndarray or None
+        `out`, or a new array with the shape and dtype of s.
+    dweight, dbias : ndarray or None
+        In the dtype of s, shape normalized_shape. Zero if there are no rows.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If a shape does not fit, a value of another argument is too large for the dtype of s, out is read-only or
+        overlaps itself, or num_threads < 1. Nothing has been written then.
+
+    Notes
+    -----
+    The results have the bits of `layer_norm_backward(dy, s, mean, rstd, weight)`, of which dx has ds added to it.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x, residual = np.array([[1, 2, 3, 4]], np.float32), np.ones((1, 4), np.float32)
+    >>> y, s, mean, rstd = fastln.add_layer_norm_forward(x, residual)
+    >>> dx, dweight, dbias = fastln.add_layer_norm_backward(y, s, s, mean, rstd)  # of (y * y + s * s).sum() / 2
+    >>> dx.round(3)
+    array([[2., 3., 4., 5.]], dtype=float32)
+    """
+    return gradients_of_sum(
+        FLN_LAYER_NORM, dy, ds, s, mean, rstd, weight, 0, normalized_shape, as_mask(output_mask, 3), out, num_threads
+    )
+
+
 def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output_mask=(True, True), weight_offset=0.0,
                       out=None, num_threads=None):
     """Gradients of a loss with respect to the input and weight of `rms_norm`.
@@ -227,6 +296,98 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     return out, dweight
 
 
+def add_rms_norm_backward(dy, ds, s, rstd, weight=None, *, normalized_shape=None, output_mask=(True, True),
+                          weight_offset=0.0, out=None, num_threads=None):
+    """Gradients of a loss with respect to x and residual, and weight, of `add_rms_norm`.
+
+    x and residual have the same gradient, dx: that of s, through y and beside it.
+
+    Parameters
+    ----------
+    dy : array of float32 or float64, shape of s
+        Gradient of the loss with respect to y.
+    ds : array of float32 or float64, shape of s, or None
+        Gradient of the loss with respect to s beside y: of a pre-norm block, what flows back along the stream. None
+        where s is not used again (post-norm).
+    s : array of float32 or float64, shape `(..., *normalized_shape)`
+        The sum, as `add_rms_norm_forward` returned it.
+    rstd : array of floats, shape (..., 1, ..., 1)
+        As `add_rms_norm_forward` returned it.
+    weight : array of floats, shape normalized_shape, optional
+        The weight of the forward pass.
+    normalized_shape : int or tuple of int, optional
+        As in the forward pass. None stands for the last dimension.
+    output_mask : tuple of 2 bools
+        Which of dx and dweight to find. What is False is returned as None and costs nothing.
+    weight_offset : float
+        As in the forward pass.
+    out : ndarray, optional
+        Where to put dx: the shape and dtype of s. It may be dy, ds or s itself; any other overlap with an input gives
+        the same result as if there were none.
+    num_threads : int, optional
+        Upper limit of threads for this call, instead of `get_num_threads()`. The results have the same bits for any.
+
+    Returns
+    -------
+    dx : ndarray or None
+        `out`, or a new array with the shape and dtype of s.
+    dweight : ndarray or None
+        In the dtype of s, shape normalized_shape. Zero if there are no rows.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If a shape does not fit, weight_offset is not finite or there is no weight to add it to, out is read-only or
+        overlaps itself, or num_threads < 1. Nothing has been written then.
+
+    Notes
+    -----
+    The results have the bits of `rms_norm_backward(dy, s, rstd, weight)`, of which dx has ds added to it.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> y, s, rstd = fastln.add_rms_norm_forward(np.array([[1.0, 2.0]]), np.array([[2.0, 2.0]]))
+    >>> dx, dweight = fastln.add_rms_norm_backward(np.array([[1.0, 0.0]]), None, s, rstd)
+    >>> dx.round(3)
+    array([[ 0.181, -0.136]])
+    """
+    cdef double offset = as_offset(weight_offset, weight is not None)
+    return gradients_of_sum(
+        FLN_RMS_NORM, dy, ds, s, None, rstd, weight, offset, normalized_shape, as_mask(output_mask, 2), out, num_threads
+    )
+
+
+cdef object gradients_of_sum(
+    fln_norm norm, object dy, object ds, object s, object mean, object rstd, object weight, double offset,
+    object normalized_shape, int mask, object out, object num_threads
+):
+    """Those of any norm of a sum."""
+    cdef Backward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&ADD_BACKWARD, s, asked)
+    if not (
+        mask & WANT_DX
+        and usual_gradients(&call, &m, norm, dy, s, mean, rstd, weight, normalized_shape, out)
+        and usual_stream(&call, &m, ds, s, out)
+    ):
+        return other_gradients(norm, dy, s, mean, rstd, weight, offset, normalized_shape, mask, out, asked, "s", ds)
+    weight = scale_of(&call, &m, weight, offset, mask)
+    if out is None:
+        out = fresh_result(&call, &m)
+    dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
+    dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
+    run(&call, dweight, dbias, limit)
+    return (out, dweight, dbias) if norm == FLN_LAYER_NORM else (out, dweight)
+
+
 cdef inline bint usual_gradients(
     Backward* call, Matrix* m, fln_norm norm,
     object dy, object x, object mean, object rstd, object weight, object normalized_shape, object out
@@ -250,8 +411,20 @@ cdef inline bint usual_gradients(
     return True
 
 
+cdef inline bint usual_stream(Backward* call, const Matrix* m, object ds, object s, object out) noexcept:
+    """Has a usual call add ds, if it is there. False: as of `usual_gradients`."""
+    if ds is None:
+        return True
+    if not (rows_of(m, ds, &call.args.ds) and is_apart_or_same(out, ds)):
+        return False
+    call.args.ds_stride = m.cols
+    call.bytes = ADD_BACKWARD.arrays * nbytes_of(s)
+    return True
+
+
 cdef inline void fill_in(Backward* call, const Matrix* m, fln_norm norm, object x) noexcept:
-    """What follows from the matrix."""
+    """What follows from the matrix, without ds."""
+    call.args.ds = NULL
     call.args.rows, call.args.cols = m.rows, m.cols
     call.bytes = BACKWARD.arrays * nbytes_of(x)
     call.is_fresh = False
@@ -280,7 +453,7 @@ cdef int run(Backward* call, object dweight, object dbias, int limit) except -1:
 
 cdef object other_gradients(
     fln_norm norm, object dy, object x, object mean, object rstd, object weight, double offset, object normalized_shape,
-    int mask, object out, int asked
+    int mask, object out, int asked, str x_name="x", object ds=None
 ):
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Backward call
@@ -288,8 +461,9 @@ cdef object other_gradients(
     cdef int limit
     cdef bint has_mean = norm == FLN_LAYER_NORM
     # These may run anybody's code.
-    x = as_rows(x, normalized_shape, norm)
+    x = as_rows(x, normalized_shape, norm) if x_name == "x" else as_floats(x_name, x)
     dy = as_floats_like("dy", dy, x)
+    ds = None if ds is None else as_floats_like("ds", ds, x)
     mean = as_floats_like("mean", mean, x) if has_mean else None
     rstd = as_floats_like("rstd", rstd, x)
     weight = as_parameter("weight", weight, x)
@@ -298,25 +472,28 @@ cdef object other_gradients(
         raise ValueError(f"out must be None where output_mask[0] is False, got {describe(out)}")
     out = as_out(out)
 
-    check_matrix(&m, x, sizes)
-    check_rows("dy", dy, &m)
+    check_matrix(&m, x, sizes, x_name)
+    check_rows("dy", dy, &m, x_name)
+    check_rows("ds", ds, &m, x_name)
     if has_mean:
-        check_stats("mean", mean, &m)
-    check_stats("rstd", rstd, &m)
+        check_stats("mean", mean, &m, x_name)
+    check_stats("rstd", rstd, &m, x_name)
     check_parameter("weight", weight, &m)
     check_out(out, &m)
 
     dx = usable_result(out, &m) if mask & WANT_DX else None
-    x, dy = usable_rows(x, &m, dx), usable_rows(dy, &m, dx)
+    x, dy, ds = usable_rows(x, &m, dx), usable_rows(dy, &m, dx), usable_rows(ds, &m, dx)
     mean, rstd, weight = usable_small(mean, &m, dx), usable_small(rstd, &m, dx), usable_small(weight, &m, dx)
     dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
     dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
-    limit = limit_for(&BACKWARD, x, asked)
+    limit = limit_for(&BACKWARD if ds is None else &ADD_BACKWARD, x, asked)
 
+    fill_in(&call, &m, norm, x)
     call.args.dx, call.args.dx_stride, call.args.mean = NULL, 0, NULL
     if not (
         rows_at(&m, x, &call.args.x, &call.args.x_stride)
         and rows_at(&m, dy, &call.args.dy, &call.args.dy_stride)
+        and (ds is None or rows_at(&m, ds, &call.args.ds, &call.args.ds_stride))
         and (dx is None or rows_at(&m, dx, <const void**> &call.args.dx, &call.args.dx_stride))
         and (mean is None or stats_of(&m, mean, &call.args.mean))
         and stats_of(&m, rstd, &call.args.rstd)
@@ -324,7 +501,8 @@ cdef object other_gradients(
     ):
         refuse_changes()
     weight = scale_of(&call, &m, weight, offset, mask)
-    fill_in(&call, &m, norm, x)
+    if ds is not None:
+        call.bytes = ADD_BACKWARD.arrays * nbytes_of(x)
     call.is_fresh = dx is not out
     run(&call, dweight, dbias, limit)
     if out is not None and dx is not out:
@@ -365,4 +543,6 @@ cdef int as_other_mask(object output_mask, int count) except -1:
     return mask
 
 
-explain_calls(call_explainer(layer_norm_backward, rms_norm_backward))
+explain_calls(
+    call_explainer(layer_norm_backward, add_layer_norm_backward, rms_norm_backward, add_rms_norm_backward)
+)

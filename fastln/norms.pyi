@@ -77,6 +77,84 @@ def layer_norm_forward(
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
 @overload
+def add_layer_norm(
+    x: NDArray[_F],
+    residual: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[_F] | None = None,
+    residual_out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F]]: ...
+@overload
+def add_layer_norm(
+    x: _Lists,
+    residual: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[np.float64] | None = None,
+    residual_out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
+def add_layer_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: _Floats | None = None,
+    residual_out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats]: ...
+@overload
+def add_layer_norm_forward(
+    x: NDArray[_F],
+    residual: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[_F] | None = None,
+    residual_out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+@overload
+def add_layer_norm_forward(
+    x: _Lists,
+    residual: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: NDArray[np.float64] | None = None,
+    residual_out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
+def add_layer_norm_forward(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: SupportsFloat = 1e-5,
+    *,
+    out: _Floats | None = None,
+    residual_out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats, _Floats]: ...
+@overload
 def rms_norm(
     x: NDArray[_F],
     normalized_shape: _Shape = None,
@@ -148,3 +226,87 @@ def rms_norm_forward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats]: ...
+@overload
+def add_rms_norm(
+    x: NDArray[_F],
+    residual: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[_F] | None = None,
+    residual_out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F]]: ...
+@overload
+def add_rms_norm(
+    x: _Lists,
+    residual: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[np.float64] | None = None,
+    residual_out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
+def add_rms_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: _Floats | None = None,
+    residual_out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats]: ...
+@overload
+def add_rms_norm_forward(
+    x: NDArray[_F],
+    residual: NDArray[_F],
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[_F] | None = None,
+    residual_out: NDArray[_F] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+@overload
+def add_rms_norm_forward(
+    x: _Lists,
+    residual: _Lists,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: NDArray[np.float64] | None = None,
+    residual_out: NDArray[np.float64] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+@overload
+def add_rms_norm_forward(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: _Shape = None,
+    weight: ArrayLike | None = None,
+    eps: SupportsFloat | None = None,
+    *,
+    weight_offset: SupportsFloat = 0.0,
+    cast: Literal["llama", "gemma"] | None = None,
+    out: _Floats | None = None,
+    residual_out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...

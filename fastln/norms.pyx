@@ -1,18 +1,22 @@
-"""Layer norm and RMS norm: what the arguments mean."""
+"""Layer norm and RMS norm, of x or of its sum with a residual: what the arguments mean."""
 
 cimport numpy as cnp
 
 from fastln._core.arguments cimport (
     as_eps,
+    as_floats,
     as_out,
     as_parameter,
     as_rows,
     as_offset,
     as_sizes,
+    check_apart,
     check_cast,
     check_matrix,
     check_out,
     check_parameter,
+    check_rows,
+    check_same_type,
     copy_into,
     refuse_changes,
     rows_at,
@@ -23,13 +27,14 @@ from fastln._core.arguments cimport (
 )
 from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
-from fastln._core.effort cimport FORWARD, limit_for
-from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
+from fastln._core.effort cimport ADD_FORWARD, FORWARD, limit_for
+from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_forward_args, fln_norm
 from fastln._core.keywords cimport explain_calls
 from fastln._core.names import call_explainer
 from fastln._core.threads cimport asked_threads
 from fastln._core.usual cimport (
     Matrix,
+    are_apart,
     data_of,
     default_eps,
     empty_rows,
@@ -40,10 +45,14 @@ from fastln._core.usual cimport (
     nbytes_of,
     parameter_of,
     result_of,
+    rows_of,
     usual_eps,
 )
 
 cnp.import_array()
+
+# Of an argument, by the number of those before it.
+cdef tuple EPS_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None, num_threads=None):
@@ -177,6 +186,115 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     return out, mean, rstd
 
 
+def add_layer_norm(x, residual, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None,
+                   residual_out=None, num_threads=None):
+    """Add a residual and normalize the rows of the sum: s = x + residual and y = layer_norm(s), in one call.
+
+    Of a pre-norm block s is the stream that goes on and y the input of the next sublayer; of a post-norm block y is the
+    stream. Both have the bits of the two calls, and memory is gone through once.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once.
+    residual : array of x's dtype, shape of x
+        What is added to x. Another dtype is refused.
+    normalized_shape : int or tuple of int, optional
+        Trailing dimensions to normalize over. None stands for the last one.
+    weight, bias : array of floats, shape normalized_shape, optional
+        Scale and offset per element, converted to x's dtype. Each may be absent on its own.
+    eps : float
+        Added to the variance, in squared units of s.
+    out, residual_out : ndarray, optional
+        Where to put y and s: x's shape and dtype. Each may be x or residual itself, so `residual_out=residual` updates
+        the stream in place; any other overlap with an input gives the same result as if there were none. They must not
+        overlap each other.
+    num_threads : int, optional
+        Upper limit of threads for this call, instead of `get_num_threads()`. The results have the same bits for any.
+
+    Returns
+    -------
+    y : ndarray
+        `out`, or a new array with x's shape and dtype.
+    s : ndarray
+        `residual_out`, or a new array with x's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype, or x and residual have different ones.
+    ValueError
+        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for x's dtype,
+        out or residual_out is read-only or overlaps itself or the other one, or num_threads < 1. Nothing has been
+        written then.
+
+    Notes
+    -----
+    s is rounded to x's dtype, as `x + residual` is, and y is as accurate as that of `layer_norm` for the rows of s.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020, arXiv:2002.04745: pre-norm, post-norm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> stream = np.array([[1, 2, 3, 4]], np.float32)
+    >>> y, s = fastln.add_layer_norm(np.ones((1, 4), np.float32), stream, residual_out=stream)
+    >>> y.round(4)
+    array([[-1.3416, -0.4472,  0.4472,  1.3416]], dtype=float32)
+    >>> s is stream, stream
+    (True, array([[2., 3., 4., 5.]], dtype=float32))
+    """
+    return add_norm(
+        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, out, residual_out, num_threads, False
+    )
+
+
+def add_layer_norm_forward(x, residual, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, out=None,
+                           residual_out=None, num_threads=None):
+    """`add_layer_norm` that returns what the backward pass needs as well.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    residual, normalized_shape, weight, bias, eps, out, residual_out, num_threads
+        As in `add_layer_norm`.
+
+    Returns
+    -------
+    y, s : ndarray
+        As from `add_layer_norm`, with the same bits.
+    mean, rstd : ndarray
+        Mean and 1 / sqrt(var + eps) of each row of s, in x's dtype; shape: the leading dimensions of x, then 1 for each
+        normalized dimension.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `add_layer_norm`.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> x, residual = np.array([[1.0, 2.0, 3.0, 4.0]]), np.ones((1, 4))
+    >>> y, s, mean, rstd = fastln.add_layer_norm_forward(x, residual, eps=0)
+    >>> mean, rstd.round(4)
+    (array([[3.5]]), array([[0.8944]]))
+    """
+    return add_norm(
+        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, out, residual_out, num_threads, True
+    )
+
+
 def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0.0, cast=None, out=None,
              num_threads=None):
     """Normalize the rows of x by their root mean square: y = x / sqrt(mean(x * x) + eps) * (weight_offset + weight).
@@ -306,6 +424,154 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
     return out, rstd
 
 
+def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, weight_offset=0.0, cast=None, out=None,
+                 residual_out=None, num_threads=None):
+    """Add a residual and normalize the rows of the sum: s = x + residual and y = rms_norm(s), in one call.
+
+    Of a pre-norm block s is the stream that goes on and y the input of the next sublayer; of a post-norm block y is the
+    stream. Both have the bits of the two calls, and memory is gone through once.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once.
+    residual : array of x's dtype, shape of x
+        What is added to x. Another dtype is refused.
+    normalized_shape : int or tuple of int, optional
+        Trailing dimensions to normalize over. None stands for the last one.
+    weight : array of floats, shape normalized_shape, optional
+        Scale per element, converted to x's dtype.
+    eps : float, optional
+        Added to the mean square, in squared units of s. None stands for `finfo(x.dtype).eps`, as in `rms_norm`.
+    weight_offset, cast
+        As in `rms_norm`.
+    out, residual_out : ndarray, optional
+        Where to put y and s: x's shape and dtype. Each may be x or residual itself, so `residual_out=residual` updates
+        the stream in place; any other overlap with an input gives the same result as if there were none. They must not
+        overlap each other.
+    num_threads : int, optional
+        Upper limit of threads for this call, instead of `get_num_threads()`. The results have the same bits for any.
+
+    Returns
+    -------
+    y : ndarray
+        `out`, or a new array with x's shape and dtype.
+    s : ndarray
+        `residual_out`, or a new array with x's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype, or x and residual have different ones.
+    ValueError
+        If a shape does not fit, eps is negative or not finite, weight_offset is not finite or there is no weight to add
+        it to, cast is none of the above, out or residual_out is read-only or overlaps itself or the other one, or
+        num_threads < 1. Nothing has been written then.
+
+    Notes
+    -----
+    s is rounded to x's dtype, as `x + residual` is, and y is as accurate as that of `rms_norm` for the rows of s.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> y, s = fastln.add_rms_norm(np.array([[1.0, 2.0]]), np.array([[2.0, 2.0]]), eps=0)
+    >>> s, y.round(3)
+    (array([[3., 4.]]), array([[0.849, 1.131]]))
+    """
+    cdef double offset = as_offset(weight_offset, weight is not None)
+    check_cast(cast)
+    return add_norm(
+        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, out, residual_out, num_threads, False
+    )
+
+
+def add_rms_norm_forward(x, residual, normalized_shape=None, weight=None, eps=None, *, weight_offset=0.0, cast=None,
+                         out=None, residual_out=None, num_threads=None):
+    """`add_rms_norm` that returns what the backward pass needs as well.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    residual, normalized_shape, weight, eps, weight_offset, cast, out, residual_out, num_threads
+        As in `add_rms_norm`.
+
+    Returns
+    -------
+    y, s : ndarray
+        As from `add_rms_norm`, with the same bits.
+    rstd : ndarray
+        1 / sqrt(mean(s * s) + eps) of each row, in x's dtype; shape: the leading dimensions of x, then 1 for each
+        normalized dimension.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `add_rms_norm`.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastln
+    >>> y, s, rstd = fastln.add_rms_norm_forward(np.array([[1.0, 2.0]]), np.array([[2.0, 2.0]]), eps=0)
+    >>> rstd.round(3)
+    array([[0.283]])
+    """
+    cdef double offset = as_offset(weight_offset, weight is not None)
+    check_cast(cast)
+    return add_norm(
+        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, out, residual_out, num_threads, True
+    )
+
+
+cdef object add_norm(
+    fln_norm norm, object x, object residual, object normalized_shape, object weight, double offset, object bias,
+    object eps, object out, object residual_out, object num_threads, bint stats
+):
+    """Any norm of the sum of x and residual."""
+    cdef Forward call
+    cdef Matrix m
+    cdef int asked = asked_threads(num_threads), limit = limit_for(&ADD_FORWARD, x, asked)
+    if not (
+        usual_norm(&call, &m, norm, x, normalized_shape, weight, bias, eps, out)
+        and usual_sum(&call, &m, residual, weight, bias, residual_out)
+    ):
+        return other_norm(
+            norm, x, normalized_shape, weight, offset, bias, eps, out, asked, stats, True, residual, residual_out
+        )
+    weight = scale_of(&call, &m, weight, offset, bias)
+    if out is None:
+        out = fresh_result(&call, &m)
+    if residual_out is None:
+        residual_out = empty_rows(&m)
+        call.args.sum = data_of(residual_out)
+        call.is_fresh = True
+    mean = empty_stats(&m) if stats and norm == FLN_LAYER_NORM else None
+    rstd = empty_stats(&m) if stats else None
+    call.args.mean = NULL if mean is None else data_of(mean)
+    call.args.rstd = NULL if rstd is None else data_of(rstd)
+    run_forward(&call, limit)
+    return results_of(out, residual_out, mean, rstd)
+
+
+cdef inline object results_of(object y, object s, object mean, object rstd):
+    """Those that are there: y alone, or a tuple."""
+    if mean is not None:
+        return (y, mean, rstd) if s is None else (y, s, mean, rstd)
+    if rstd is not None:
+        return (y, rstd) if s is None else (y, s, rstd)
+    return y if s is None else (y, s)
+
+
 cdef inline bint usual_norm(
     Forward* call, Matrix* m, fln_norm norm,
     object x, object normalized_shape, object weight, object bias, object eps, object out
@@ -326,8 +592,28 @@ cdef inline bint usual_norm(
     return True
 
 
+cdef inline bint usual_sum(
+    Forward* call, const Matrix* m, object residual, object weight, object bias, object residual_out
+) noexcept:
+    """Has a usual call add a residual, but for a sum that is not there yet. False: as of `usual_norm`."""
+    cdef const fln_forward_args* args = &call.args
+    cdef Py_ssize_t size = call.bytes // FORWARD.arrays
+    if not (rows_of(m, residual, &call.args.residual) and result_of(m, residual_out, &call.args.sum)):
+        return False
+    call.args.residual_stride = call.args.sum_stride = m.cols
+    call.bytes = ADD_FORWARD.arrays * size
+    return (
+        are_apart(args.sum, size, args.y, size)
+        and (args.y == args.residual or are_apart(args.y, size, args.residual, size))
+        and (args.sum == args.x or are_apart(args.sum, size, args.x, size))
+        and (args.sum == args.residual or are_apart(args.sum, size, args.residual, size))
+        and is_apart(residual_out, weight) and is_apart(residual_out, bias)
+    )
+
+
 cdef inline void fill_in(Forward* call, const Matrix* m, fln_norm norm, object x) noexcept:
-    """What follows from the matrix."""
+    """What follows from the matrix, without a residual."""
+    call.args.residual = NULL
     call.args.cols = m.cols
     call.rows = m.rows
     call.bytes = FORWARD.arrays * nbytes_of(x)
@@ -351,37 +637,46 @@ cdef object fresh_result(Forward* call, const Matrix* m):
 
 cdef object other_norm(
     fln_norm norm, object x, object normalized_shape, object weight, double offset, object bias, object eps, object out,
-    int asked, bint stats
+    int asked, bint stats, bint adds=False, object residual=None, object residual_out=None
 ):
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Forward call
     cdef Matrix m
     cdef int limit
     cdef bint has_default = norm == FLN_RMS_NORM and eps is None
-    cdef str eps_place = "fourth" if norm == FLN_RMS_NORM else "fifth"
+    cdef str eps_place = EPS_PLACES[3 + (norm == FLN_LAYER_NORM) + adds]
     # These may run anybody's code.
-    x = as_rows(x, normalized_shape, norm)
+    x = as_floats("x", x) if adds else as_rows(x, normalized_shape, norm)
+    residual = as_floats("residual", residual) if adds else None
     weight = as_parameter("weight", weight, x)
     bias = as_parameter("bias", bias, x)
     call.args.eps = 0 if has_default else as_eps(eps)
     sizes = as_sizes(normalized_shape)
-    out = as_out(out)
+    out, residual_out = as_out(out), as_out(residual_out, "residual_out")
 
     check_matrix(&m, x, sizes)
+    check_rows("residual", residual, &m)
+    check_same_type("residual", residual, &m)
     check_parameter("weight", weight, &m, eps_place)
     check_parameter("bias", bias, &m, eps_place)
     check_out(out, &m)
+    check_out(residual_out, &m, "residual_out")
+    check_apart("residual_out", residual_out, out, "out")
 
-    y = usable_result(out, &m)
-    x = usable_rows(x, &m, y)
-    weight, bias = usable_small(weight, &m, y), usable_small(bias, &m, y)
+    y, s = usable_result(out, &m), usable_result(residual_out, &m) if adds else None
+    for result in (y, s):
+        x, residual = usable_rows(x, &m, result), usable_rows(residual, &m, result)
+        weight, bias = usable_small(weight, &m, result), usable_small(bias, &m, result)
     has_mean = stats and norm == FLN_LAYER_NORM
     mean, rstd = empty_stats(&m) if has_mean else None, empty_stats(&m) if stats else None
-    limit = limit_for(&FORWARD, y, asked)
+    limit = limit_for(&ADD_FORWARD if adds else &FORWARD, y, asked)
 
+    fill_in(&call, &m, norm, x)
     if not (
         rows_at(&m, x, &call.args.x, &call.args.x_stride)
         and rows_at(&m, y, <const void**> &call.args.y, &call.args.y_stride)
+        and (residual is None or rows_at(&m, residual, &call.args.residual, &call.args.residual_stride))
+        and (s is None or rows_at(&m, s, <const void**> &call.args.sum, &call.args.sum_stride))
         and parameter_of(&m, weight, &call.args.weight)
         and parameter_of(&m, bias, &call.args.bias)
     ):
@@ -391,13 +686,24 @@ cdef object other_norm(
         default_eps(&m, None, &call.args.eps)
     call.args.mean = data_of(mean) if has_mean else NULL
     call.args.rstd = data_of(rstd) if stats else NULL
-    fill_in(&call, &m, norm, x)
-    call.is_fresh = y is not out
+    if adds:
+        call.bytes = ADD_FORWARD.arrays * nbytes_of(y)
+    call.is_fresh = y is not out or s is not residual_out
     run_forward(&call, limit)
-    if out is not None and y is not out:
-        copy_into(out, y)
-        y = out
-    return (y, mean, rstd) if has_mean else (y, rstd) if stats else y
+    return results_of(given_back(out, y), given_back(residual_out, s), mean, rstd)
 
 
-explain_calls(call_explainer(layer_norm, layer_norm_forward, rms_norm, rms_norm_forward))
+cdef object given_back(object out, object result):
+    """What stands in `result`, where the caller wants it."""
+    if out is None or result is out:
+        return result
+    copy_into(out, result)
+    return out
+
+
+explain_calls(
+    call_explainer(
+        layer_norm, layer_norm_forward, add_layer_norm, add_layer_norm_forward, rms_norm, rms_norm_forward,
+        add_rms_norm, add_rms_norm_forward,
+    )
+)

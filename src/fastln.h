@@ -19,19 +19,26 @@ typedef enum fln_element { FLN_F32, FLN_F64, FLN_ELEMENTS } fln_element;
 typedef enum fln_norm { FLN_LAYER_NORM, FLN_RMS_NORM, FLN_NORMS } fln_norm;
 
 // One call of a norm. What may be NULL is absent. Strides count elements from one row to the next and may be zero (x
-// only) or negative. y may be x itself (same address and stride); apart from that nothing overlaps y, mean or rstd.
+// and residual only) or negative. y and sum may each be x or residual itself (same address and stride); apart from that
+// nothing overlaps y, sum, mean or rstd.
+//
+// With a residual, what is normalized is sum = x + residual, as it is stored.
 typedef struct fln_forward_args {
-  const void* x;       // (rows, cols)
-  void* y;             // (rows, cols)
-  const void* weight;  // (cols,) or NULL
-  const void* bias;    // (cols,), or NULL as it is where weight is
-  void* mean;          // (rows,) or NULL, contiguous
-  void* rstd;          // (rows,) or NULL, contiguous
+  const void* x;         // (rows, cols)
+  const void* residual;  // (rows, cols) or NULL
+  void* sum;             // (rows, cols), where there is a residual
+  void* y;               // (rows, cols)
+  const void* weight;    // (cols,) or NULL
+  const void* bias;      // (cols,), or NULL as it is where weight is
+  void* mean;            // (rows,) or NULL, contiguous
+  void* rstd;            // (rows,) or NULL, contiguous
   ptrdiff_t x_stride;
+  ptrdiff_t residual_stride;
+  ptrdiff_t sum_stride;
   ptrdiff_t y_stride;
   ptrdiff_t cols;  // at least 1
   double eps;      // in squared units of x, finite and >= 0
-  int stream;      // whether y should go past the cache (see rows/lines.h)
+  int stream;      // whether y, and sum, should go past the cache (see rows/lines.h)
 } fln_forward_args;
 
 // A row of more columns than a segment may be shared by several threads; each segment, the last one perhaps shorter,
@@ -39,11 +46,15 @@ typedef struct fln_forward_args {
 #define FLN_FORWARD_SEGMENT_COLS 16384
 #define FLN_FORWARD_SUMS 17
 
-// One call of the gradients of a norm. dx may be dy or x itself (same address and stride); apart from that nothing
+// One call of the gradients of a norm. dx may be dy, ds or x itself (same address and stride); apart from that nothing
 // overlaps what is written. Totals and terms are room for the kernels' use, as large as fln_backward_parts says.
+//
+// Of a norm with a residual, x is the sum, ds what flows into that beside y, and dx the gradient of x and residual
+// alike.
 typedef struct fln_backward_args {
   const void* dy;      // (rows, cols)
   const void* x;       // (rows, cols)
+  const void* ds;      // (rows, cols), added to dx, or NULL
   const void* mean;    // (rows,) contiguous
   const void* rstd;    // (rows,) contiguous
   const void* weight;  // (cols,), or NULL unless dx and one of dweight and dbias are there
@@ -52,6 +63,7 @@ typedef struct fln_backward_args {
   void* dbias;         // (cols,) or NULL
   ptrdiff_t dy_stride;
   ptrdiff_t x_stride;
+  ptrdiff_t ds_stride;
   ptrdiff_t dx_stride;
   ptrdiff_t rows;
   ptrdiff_t cols;          // at least 1
@@ -72,7 +84,8 @@ typedef struct fln_backward_parts {
 typedef struct fln_norm_kernels {
   // Normalizes rows first <= row < last.
   void (*forward)(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last);
-  // The sums of one segment of a row, to `sums`.
+  // For a row that is shared: the sums of one of its segments, to `sums`. Where there is a residual, the row has been
+  // added by then and what is passed is a call without one, of `sum` as x.
   void (*forward_sums)(const fln_forward_args* args, ptrdiff_t row, ptrdiff_t segment, double* sums);
   // When the sums of all segments are there, one behind the other: columns first <= col < last of the row. All columns
   // together, some call starting at 0, do what `forward` does, to the same bits.
@@ -88,6 +101,8 @@ typedef struct fln_norm_kernels {
 
 typedef struct fln_element_kernels {
   fln_norm_kernels norms[FLN_NORMS];
+  // Columns first <= col < last of `sum`, of one row.
+  void (*add)(const fln_forward_args* args, ptrdiff_t row, ptrdiff_t first, ptrdiff_t last);
   void (*divide)(ptrdiff_t rows, ptrdiff_t cols, fln_backward_parts* parts);
   // After all chunks: dweight and dbias, as far as they are there, from the totals.
   void (*merge)(const fln_backward_args* args);

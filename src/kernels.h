@@ -12,7 +12,7 @@ constexpr fln_norm_kernels norm_kernels() {
 
 template <typename S>
 constexpr fln_element_kernels element_kernels() {  // in the order of fln_norm
-  return {{norm_kernels<S, LayerNorm>(), norm_kernels<S, RMSNorm>()}, divide<S>, merge<S>};
+  return {{norm_kernels<S, LayerNorm>(), norm_kernels<S, RMSNorm>()}, add<S>, divide<S>, merge<S>};
 }
 
 // In the order of fln_element.

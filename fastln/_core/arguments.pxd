@@ -22,17 +22,21 @@ cpdef object converted(str name, object array, int type_num)
 cpdef double as_eps(object eps) except -1
 cpdef double as_offset(object weight_offset, bint has_weight) except? -1
 cpdef tuple as_sizes(object normalized_shape)
-cdef object as_out(object out)
+cdef object as_out(object out, str name=*)
 
 # Checks.
 
-cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1
-cdef int check_rows(str name, object a, const Matrix* m) except -1
+# Those of `x` are what the others go with; it may be called otherwise.
+
+cdef int check_matrix(Matrix* m, object x, tuple sizes, str x_name=*) except -1
+cdef int check_rows(str name, object a, const Matrix* m, str x_name=*) except -1
+cdef int check_same_type(str name, object a, const Matrix* m) except -1
 cdef int check_parameter(str name, object a, const Matrix* m, str eps_place=*) except -1
 cpdef str reshaping(str name, tuple shape, tuple got)
-cdef int check_stats(str name, object a, const Matrix* m) except -1
+cdef int check_stats(str name, object a, const Matrix* m, str x_name=*) except -1
 cpdef int check_cast(object cast) except -1
-cdef int check_out(object out, const Matrix* m) except -1
+cdef int check_out(object out, const Matrix* m, str name=*) except -1
+cdef int check_apart(str name, object out, object other, str other_name) except -1
 
 # What the kernels can use: the array itself, or a copy. `result` is the array that they write, or None.
 

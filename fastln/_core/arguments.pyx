@@ -50,6 +50,9 @@ cnp.import_array()
 # Of what another library says of its own object: its advice should be among it.
 cdef int MOST_OF_AN_ERROR = 160
 
+# For NumPy, to find out whether two strided arrays have a byte in common. What takes more is said to have one.
+cdef int MOST_WORK_ON_OVERLAPS = 100_000
+
 
 # Objects to arrays and numbers
 
@@ -267,12 +270,12 @@ cpdef tuple as_sizes(object normalized_shape):
         ) from None
 
 
-cdef object as_out(object out):
-    """`out`, if it is an ndarray or None."""
+cdef object as_out(object out, str name="out"):
+    """`out` or its like, if it is an ndarray or None."""
     if out is None:
         return None
     if not cnp.PyArray_Check(out) or is_masked(out):
-        raise TypeError(f"out must be an ndarray, got {describe(out)}")
+        raise TypeError(f"{name} must be an ndarray, got {describe(out)}")
     return out
 
 
@@ -308,11 +311,11 @@ cdef tuple shape_tuple(const cnp.npy_intp* shape, int ndim):
     return tuple([shape[i] for i in range(ndim)])
 
 
-cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
+cdef int check_matrix(Matrix* m, object x, tuple sizes, str x_name="x") except -1:
     """Fills in m, if x has rows of these sizes."""
     cdef int ndim = ndim_of(x)
     if ndim == 0:
-        raise ValueError("x must have at least 1 dimension, got 0")
+        raise ValueError(f"{x_name} must have at least 1 dimension, got 0")
     m.type_num = float_type(x)
     if not element_of(m.type_num, &m.element):
         refuse_changes()
@@ -329,7 +332,7 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
         if sizes == (-1,):
             advice += "; leave it out, the last dimension is the default"
         raise ValueError(
-            f"normalized_shape must equal the trailing dimensions of x, whose shape is {shape}, "
+            f"normalized_shape must equal the trailing dimensions of {x_name}, whose shape is {shape}, "
             f"got {describe(sizes)}{advice}"
         )
     if 0 in sizes:
@@ -339,9 +342,17 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes) except -1:
     return 0
 
 
-cdef int check_rows(str name, object a, const Matrix* m) except -1:
-    """dy and its like."""
-    return check_shape(name, a, shape_tuple(m.shape, m.ndim), "match x")
+cdef int check_rows(str name, object a, const Matrix* m, str x_name="x") except -1:
+    """dy and its like, if they are there."""
+    return 0 if a is None else check_shape(name, a, shape_tuple(m.shape, m.ndim), f"match {x_name}")
+
+
+cdef int check_same_type(str name, object a, const Matrix* m) except -1:
+    """What goes with x and is not converted to its type, if it is there."""
+    if a is not None and float_type(a) != m.type_num:
+        dtype = cnp.PyArray_DescrFromType(m.type_num)
+        raise TypeError(f"{name} must have dtype {dtype} to match x, got {describe(dtype_of(a))}")
+    return 0
 
 
 cdef int check_parameter(str name, object a, const Matrix* m, str eps_place=None) except -1:
@@ -358,10 +369,10 @@ cdef int check_parameter(str name, object a, const Matrix* m, str eps_place=None
     return check_shape(name, a, shape, "match normalized_shape")
 
 
-cdef int check_stats(str name, object a, const Matrix* m) except -1:
+cdef int check_stats(str name, object a, const Matrix* m, str x_name="x") except -1:
     """mean and rstd."""
     shape = shape_tuple(m.shape, m.lead) + (1,) * (m.ndim - m.lead)
-    return check_shape(name, a, shape, "match x and normalized_shape")
+    return check_shape(name, a, shape, f"match {x_name} and normalized_shape")
 
 
 cdef int check_shape(str name, object a, tuple shape, str purpose) except -1:
@@ -378,24 +389,36 @@ cpdef str reshaping(str name, tuple shape, tuple got):
     return f": {name}.reshape({shape[0]})"
 
 
-cdef int check_out(object out, const Matrix* m) except -1:
+cdef int check_out(object out, const Matrix* m, str name="out") except -1:
     """Whether it can take a result: shape and type of x, writable, each element at an address of its own."""
     if out is None:
         return 0
     if float_type(out) != m.type_num:
-        raise TypeError(f"out must have dtype {cnp.PyArray_DescrFromType(m.type_num)}, got {describe(dtype_of(out))}")
+        dtype = cnp.PyArray_DescrFromType(m.type_num)
+        raise TypeError(f"{name} must have dtype {dtype}, got {describe(dtype_of(out))}")
     shape = shape_tuple(shape_of(out), ndim_of(out))
     if not has_shape(out, m.ndim, m.shape):
-        raise ValueError(f"out must have shape {shape_tuple(m.shape, m.ndim)}, got {shape}")
+        raise ValueError(f"{name} must have shape {shape_tuple(m.shape, m.ndim)}, got {shape}")
     if not cnp.PyArray_ISWRITEABLE(out):
-        raise ValueError("out must be writable, got a read-only array")
+        raise ValueError(f"{name} must be writable, got a read-only array")
     strides = shape_tuple(cnp.PyArray_STRIDES(out), ndim_of(out))
     extent = cnp.PyArray_ITEMSIZE(out)
     axes = [(abs(stride), size) for stride, size in zip(strides, shape) if size > 1] if 0 not in shape else []
     for stride, size in sorted(axes):
         if stride < extent:
-            raise ValueError(f"out must not overlap itself, got strides {strides} for shape {shape}")
+            raise ValueError(f"{name} must not overlap itself, got strides {strides} for shape {shape}")
         extent += stride * (size - 1)
+    return 0
+
+
+cdef int check_apart(str name, object out, object other, str other_name) except -1:
+    """Whether two results, if they are there, have no byte in common."""
+    if out is None or other is None or not may_overlap(out, other):
+        return 0
+    # Their ranges have some in common. What is not an exact ndarray would be asked by NumPy what it says itself.
+    views = np.ndarray.view(out, np.ndarray), np.ndarray.view(other, np.ndarray)
+    if np.may_share_memory(*views, max_work=MOST_WORK_ON_OVERLAPS):
+        raise ValueError(f"{name} must share no memory with {other_name}, got an array that does")
     return 0
 
 
@@ -502,9 +525,11 @@ cdef object usable_result(object out, const Matrix* m):
 
 
 cdef object usable_rows(object a, const Matrix* m, object result):
-    """x, dy: rows that the result shares no memory with, or all of it."""
+    """x, dy, if they are there: rows that the result shares no memory with, or all of it."""
     cdef const void* to
     cdef Py_ssize_t stride
+    if a is None:
+        return None
     if rows_at(m, a, &to, &stride) and (result is None or not may_share_rows(m, a, result)):
         return a
     return copied(a, m.type_num)

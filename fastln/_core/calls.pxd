@@ -16,6 +16,7 @@ from fastln._core.isa cimport (
 
 cdef struct Forward:
     fln_forward_args args  # but for `stream`, which the driver decides
+    const fln_element_kernels* element
     const fln_norm_kernels* kernels
     Py_ssize_t rows
     Py_ssize_t bytes  # read and written
@@ -33,7 +34,8 @@ cdef struct Backward:
 # The kernels of the active instruction set: read once a call, which keeps them when another thread calls set_isa.
 
 cdef inline void choose_forward(Forward* call, fln_element element, fln_norm norm) noexcept nogil:
-    call.kernels = (active.elements + <int> element).norms + <int> norm
+    call.element = active.elements + <int> element
+    call.kernels = call.element.norms + <int> norm
 
 
 cdef inline void choose_backward(Backward* call, fln_element element, fln_norm norm) noexcept nogil:

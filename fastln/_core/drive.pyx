@@ -11,10 +11,13 @@ from libc.stdlib cimport free, malloc
 
 from fastln._core.calls cimport Backward, Forward
 from fastln._core.effort cimport (
+    ADD_BACKWARD,
+    ADD_FORWARD,
     BACKWARD,
     COLUMNS_PER_THREAD,
     FORWARD,
     Effort,
+    Tuning,
     begin,
     begin_small,
     end,
@@ -26,7 +29,7 @@ from fastln._core.stores cimport Shape
 
 
 cdef int run_forward(Forward* call, int limit) except -1:
-    if is_small(&FORWARD, call.bytes):
+    if is_small(tuning_forward(call), call.bytes):
         call.args.stream = False
         call.kernels.forward(&call.args, 0, call.rows)
         return 0
@@ -38,7 +41,7 @@ cdef int run_forward(Forward* call, int limit) except -1:
 cdef int run_backward(Backward* call, int limit) except -1:
     cdef Effort effort
     cdef int status
-    if is_small(&BACKWARD, call.bytes):
+    if is_small(tuning_backward(call), call.bytes):
         begin_small(&effort)
         status = find_gradients(call, &effort)
     else:
@@ -47,6 +50,14 @@ cdef int run_backward(Backward* call, int limit) except -1:
     if status != 0:
         raise MemoryError
     return 0
+
+
+cdef inline const Tuning* tuning_forward(const Forward* call) noexcept nogil:
+    return &FORWARD if call.args.residual == NULL else &ADD_FORWARD
+
+
+cdef inline const Tuning* tuning_backward(const Backward* call) noexcept nogil:
+    return &BACKWARD if call.args.ds == NULL else &ADD_BACKWARD
 
 
 # Forward
@@ -61,7 +72,12 @@ cdef int drive_forward(Forward* call, int limit) noexcept nogil:
     cdef bint may_stream = (
         call.args.y != call.args.x and call.args.x_stride == cols and call.args.y_stride == cols
     )
-    begin(&effort, &FORWARD, &shape, max(call.rows, segments), limit, may_stream)
+    if call.args.residual != NULL:
+        may_stream = (
+            may_stream and call.args.y != call.args.residual
+            and call.args.residual_stride == cols and call.args.sum_stride == cols
+        )
+    begin(&effort, tuning_forward(call), &shape, max(call.rows, segments), limit, may_stream)
     call.args.stream = effort.stream
     if effort.threads > 1:
         share(call, segments, &effort)
@@ -91,6 +107,8 @@ cdef void share(const Forward* call, Py_ssize_t segments, Effort* effort) noexce
         for i in prange(count, num_threads=count, schedule="static", chunksize=1):
             busy += run_block(call, min(i * block, rows), min(i * block + block, rows))
     for row in range(rows, call.rows):
+        if call.args.residual != NULL:
+            busy += add_row(call, row, segments, count)
         busy += share_row(call, row, segments, sums, count)
     free(sums)
     effort.busy = busy
@@ -104,6 +122,15 @@ cdef double run_block(const Forward* call, Py_ssize_t first, Py_ssize_t last) no
     return now() - began
 
 
+cdef double add_row(const Forward* call, Py_ssize_t row, Py_ssize_t segments, int count) noexcept nogil:
+    """All of a shared row, since the first sweep over any part of it takes samples of the others."""
+    cdef double busy = 0
+    cdef int i
+    for i in prange(count, num_threads=count, schedule="static", chunksize=1):
+        busy += add_segments(call, row, first_segment(i, segments, count), first_segment(i + 1, segments, count))
+    return busy
+
+
 cdef double share_row(
     const Forward* call, Py_ssize_t row, Py_ssize_t segments, double* sums, int count
 ) noexcept nogil:
@@ -114,6 +141,11 @@ cdef double share_row(
     """
     cdef double busy = 0
     cdef int i
+    cdef Forward of_sum = call[0]
+    if call.args.residual != NULL:  # which has been added
+        of_sum.args.residual = NULL
+        of_sum.args.x, of_sum.args.x_stride = call.args.sum, call.args.sum_stride
+        call = &of_sum
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
         busy += sum_segments(call, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums)
     for i in prange(count, num_threads=count, schedule="static", chunksize=1):
@@ -121,6 +153,17 @@ cdef double share_row(
             call, row, first_segment(i, segments, count), first_segment(i + 1, segments, count), sums
         )
     return busy
+
+
+cdef double add_segments(
+    const Forward* call, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    cdef double began = now()
+    first *= FLN_FORWARD_SEGMENT_COLS
+    last = min(last * FLN_FORWARD_SEGMENT_COLS, call.args.cols)
+    if first < last:
+        call.element.add(&call.args, row, first, last)
+    return now() - began
 
 
 cdef double sum_segments(
@@ -157,12 +200,12 @@ cdef int drive_backward(Backward* call, int limit) noexcept nogil:
     cdef int status
     cdef Py_ssize_t rows = call.args.rows, cols = call.args.cols
     cdef Shape shape = Shape(0, 0, rows, cols, call.bytes, call.is_fresh)
-    # In place, what is written is in the cache already; and only arrays in one piece can go past it.
+    # In place, what is written is in the cache already; and only arrays in one piece can go past it, without ds.
     cdef bint may_stream = (
-        call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy
+        call.args.ds == NULL and call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy
         and call.args.dx_stride == cols and call.args.x_stride == cols and call.args.dy_stride == cols
     )
-    begin(&effort, &BACKWARD, &shape, max(rows, cols // COLUMNS_PER_THREAD), limit, may_stream)
+    begin(&effort, tuning_backward(call), &shape, max(rows, cols // COLUMNS_PER_THREAD), limit, may_stream)
     status = find_gradients(call, &effort)
     if status == 0:
         end(&effort)

@@ -32,6 +32,9 @@ cdef struct Tuning:
 
 cdef Tuning FORWARD
 cdef Tuning BACKWARD
+# With a residual, which adds two arrays; with what flows into its sum beside y, which adds one.
+cdef Tuning ADD_FORWARD
+cdef Tuning ADD_BACKWARD
 
 
 # A call from the choice of its effort to its end. `ended` comes from whoever does the work; so do busy and parts, where

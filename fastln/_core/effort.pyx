@@ -52,6 +52,10 @@ FORWARD = Tuning(direction=0, arrays=2, parallel_factor=1, stream_share=1)
 # float64 (13 MB), 0.35 to 0.5 at 2560x768 (24 MB).
 BACKWARD = Tuning(direction=1, arrays=3, parallel_factor=4, stream_share=4)
 
+# With a residual the forward pass takes as long for as many bytes, and the gradients of as many rows need more.
+ADD_FORWARD = Tuning(direction=2, arrays=4, parallel_factor=1, stream_share=1)
+ADD_BACKWARD = Tuning(direction=3, arrays=4, parallel_factor=5, stream_share=4)
+
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 stream_bytes = 0
 # The same if nobody has set another, perhaps that very size: the size of the last-level cache.

@@ -13,12 +13,16 @@ cdef extern from "fastln.h" nogil:
 
     ctypedef struct fln_forward_args:
         const void* x
+        const void* residual
+        void* sum
         void* y
         const void* weight
         const void* bias
         void* mean
         void* rstd
         Py_ssize_t x_stride
+        Py_ssize_t residual_stride
+        Py_ssize_t sum_stride
         Py_ssize_t y_stride
         Py_ssize_t cols
         double eps
@@ -31,6 +35,7 @@ cdef extern from "fastln.h" nogil:
     ctypedef struct fln_backward_args:
         const void* dy
         const void* x
+        const void* ds
         const void* mean
         const void* rstd
         const void* weight
@@ -39,6 +44,7 @@ cdef extern from "fastln.h" nogil:
         void* dbias
         Py_ssize_t dy_stride
         Py_ssize_t x_stride
+        Py_ssize_t ds_stride
         Py_ssize_t dx_stride
         Py_ssize_t rows
         Py_ssize_t cols
@@ -69,6 +75,9 @@ cdef extern from "fastln.h" nogil:
 
     ctypedef struct fln_element_kernels:
         fln_norm_kernels* norms
+        void (*add)(
+            const fln_forward_args* args, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last
+        ) noexcept nogil
         void (*divide)(Py_ssize_t rows, Py_ssize_t cols, fln_backward_parts* parts) noexcept nogil
         void (*merge)(const fln_backward_args* args) noexcept nogil
 

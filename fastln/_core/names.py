@@ -15,6 +15,8 @@ _R = TypeVar("_R")
 # By the name here, in small letters: those of PyTorch, ONNX, TensorFlow and Keras, Flax, tch-rs and of papers.
 ELSEWHERE = {
     "x": ("input", "inputs", "input_tensor", "hidden_states", "data", "a", "arr", "array", "tensor"),
+    "residual": ("skip", "residual_input", "residual_in", "prenorm_input", "shortcut"),
+    "residual_out": ("input_skip_bias_sum", "residual_output", "out_residual", "prenorm_out", "sum_out"),
     "normalized_shape": (
         "axis",
         "axes",
@@ -37,6 +39,8 @@ ELSEWHERE = {
     "out": ("output", "y", "dst", "result", "inplace", "in_place"),
     "num_threads": ("threads", "n_threads", "nthreads", "n_jobs", "num_workers", "max_threads"),
     "dy": ("grad_output", "grad_out", "grad_y", "dout", "gy", "grad"),
+    "ds": ("dresidual", "grad_residual", "dres", "grad_sum"),
+    "s": ("residual_sum", "x_plus_residual"),
     "mean": ("mu", "saved_mean"),
     "rstd": ("invstd", "inv_std", "invstddev", "inv_std_dev", "saved_rstd", "saved_inv_std", "sigma", "std", "var"),
     "output_mask": ("mask", "grad_input_mask"),

@@ -40,7 +40,7 @@ cdef Trials* place_of(const Shape* shape) noexcept nogil:
     """Where a shape is remembered, or another one that has taken its place."""
     cdef size_t place = <size_t> shape.size * 31 + <size_t> shape.rows
     place = (place * 31 + <size_t> shape.cols) * 31 + <size_t> (
-        2 * (2 * shape.threads + shape.direction) + shape.is_fresh
+        2 * (4 * shape.threads + shape.direction) + shape.is_fresh
     )
     return &table[(place ^ (place >> 17)) % PLACES]
 

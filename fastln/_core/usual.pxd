@@ -171,6 +171,14 @@ cdef inline bint is_apart(object out, object a) noexcept:
     )
 
 
+cdef inline bint are_apart(const void* a, Py_ssize_t a_bytes, const void* b, Py_ssize_t b_bytes) noexcept nogil:
+    """The same of so many bytes from an address on: NumPy takes a while to say how large an array is. NULL: absent."""
+    return (
+        a == NULL or b == NULL
+        or <const char*> a >= <const char*> b + b_bytes or <const char*> b >= <const char*> a + a_bytes
+    )
+
+
 cdef inline bint is_apart_or_same(object out, object a) noexcept:
     """The same of an `a` with out's shape, in whose place out may be."""
     return is_apart(out, a) or data_of(out) == data_of(a)

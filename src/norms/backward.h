@@ -53,7 +53,7 @@ struct Backward {
   template <Stores HOW>
   FLN_INLINE void find_terms_of(ptrdiff_t block_row, int r, int end, BlockTerms<T>& terms) const {
     const typename Call::Rows& rows = call;
-    if (Call::NEEDS_TERMS) first_sweep<HOW != Stores::CACHED>(rows, block_row, r, end, terms);
+    if (Call::NEEDS_TERMS) first_sweep<is_past_cache(HOW)>(rows, block_row, r, end, terms);
   }
 
   // Columns [i, i + n) of a block, for the second sweep.
@@ -96,7 +96,8 @@ struct Backward {
       if (HOW == Stores::STREAMED && can_stream(call.dx(block_row) + i, n)) {
         second_sweep<HOW>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       } else {
-        second_sweep<Stores::CACHED>(call, block_row, 0, rows, terms, to, i, n, nullptr);
+        constexpr Stores cached = HOW == Stores::ADDED ? HOW : Stores::CACHED;
+        second_sweep<cached>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       }
       add_block<Call>(chunk, rows, to, i, n);
     }
@@ -123,7 +124,7 @@ struct Backward {
       }
     }
     exit.close();
-    if (HOW != Stores::CACHED) stream_fence();
+    if (is_past_cache(HOW)) stream_fence();
   }
 
   // The second sweep over some columns, from the terms of all blocks.
@@ -134,7 +135,7 @@ struct Backward {
     for (ptrdiff_t block_row = chunk.first; block_row < chunk.last; block_row += BLOCK_ROWS) {
       block_columns<HOW>(chunk, block_row, rows_of(chunk, block_row), terms[block_row / BLOCK_ROWS], first, last, room);
     }
-    if (HOW != Stores::CACHED) stream_fence();
+    if (is_past_cache(HOW)) stream_fence();
   }
 
   static FLN_INLINE int rows_of(const Chunk<T>& chunk, ptrdiff_t block_row) {
@@ -142,7 +143,12 @@ struct Backward {
     return static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
   }
 
+  // With ds to add there is one way for all rows, so that it costs the others nothing and is compiled once. dx stays in
+  // the cache then, where it mostly is already, in the place of ds.
   void run(const Chunk<T>& chunk) const {
+    if constexpr (Call::DX) {
+      if (call.args.ds) return sweep_chunk<Stores::ADDED>(chunk);
+    }
     if constexpr (HAS_SHORT) {  // the others take the general way to the same bits
       if (call.cols <= LANES<T>) return short_gradients<1>(call, chunk);
       if (call.cols <= 2 * LANES<T>) return short_gradients<2>(call, chunk);
@@ -157,6 +163,9 @@ struct Backward {
   }
 
   void run_columns(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
+    if constexpr (Call::DX) {
+      if (call.args.ds) return sweep_columns<Stores::ADDED>(chunk, first, last);
+    }
     if constexpr (Call::DX && HAS_STREAMS) {
       if (may_stream(call) && has_whole_lines(call)) return sweep_columns<Stores::STREAMED>(chunk, first, last);
     }

@@ -37,6 +37,7 @@ struct BackwardRows {
 
   FLN_INLINE const S* x(ptrdiff_t row) const { return static_cast<const S*>(args.x) + row * args.x_stride; }
   FLN_INLINE const S* dy(ptrdiff_t row) const { return static_cast<const S*>(args.dy) + row * args.dy_stride; }
+  FLN_INLINE const S* ds(ptrdiff_t row) const { return static_cast<const S*>(args.ds) + row * args.ds_stride; }
   FLN_INLINE S* dx(ptrdiff_t row) const { return static_cast<S*>(args.dx) + row * args.dx_stride; }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../rows/range.h"
+#include "../rows/residual.h"
 #include "../rows/scale.h"
 
 // Rows are taken in groups where they are short, so that the work per row counts, or so long that weight and bias would
@@ -293,6 +294,7 @@ struct SomeColumns {
 
 template <typename S, typename Norm>
 void forward(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
+  if (args->residual) return forward_of_sums<S>(*args, forward<S, Norm>, first, last);
   if (args->cols > STEP<Computed<S>>) return with_parameters<S, Norm>(*args, LongRows{first, last});
   if (!args->weight || (Norm::HAS_BIAS && !args->bias)) return short_rows_with_stand_ins<S, Norm>(*args, first, last);
   Forward<S, Norm, true, Norm::HAS_BIAS>{*args}.short_rows(first, last);

@@ -1,6 +1,7 @@
 // The second sweep of the gradients: dx, and what a block of rows adds to dweight and dbias.
 //
-//   dx = rstd * (g - mean_g - x_hat * mean_gx), g = dy * weight; without a mean, mean_g is left out
+//   dx = rstd * (g - mean_g - x_hat * mean_gx), g = dy * weight; without a mean, mean_g is left out. If there is ds it
+//        is added to that
 //   dweight = sum of dy * x_hat, dbias = sum of dy, over rows
 //
 // dweight and dbias are summed in T over a block of rows, as a tree over pairs of rows (which loses less than a chain).
@@ -74,8 +75,10 @@ FLN_INLINE V gradients(const Row& row, bool is_first, V d, V dy, V weight, V& dw
   return fma(x_hat, row.minus_mean_gx, centered_g<Call>(row, dy, weight)) * row.rstd;
 }
 
-// How dx is stored; the last two go past the cache.
-enum class Stores { CACHED, STREAMED, STAGED };
+// How dx is stored: in the cache, with ds added to it or not, or past the cache.
+enum class Stores { CACHED, ADDED, STREAMED, STAGED };
+
+constexpr bool is_past_cache(Stores how) { return how == Stores::STREAMED || how == Stores::STAGED; }
 
 // What whole rows pass through.
 template <typename S, Stores HOW>
@@ -102,7 +105,7 @@ FLN_INLINE ptrdiff_t head_of(const S* to, ptrdiff_t n) {
 }
 
 // The second sweep over ROWS rows, by registers that are pieces of virtual ones.
-template <typename CallOf, int ROWS, Adds ADDS>
+template <typename CallOf, int ROWS, Adds ADDS, Stores HOW>
 struct SecondSweep {
   using Call = CallOf;
   using S = typename Call::S;
@@ -112,11 +115,13 @@ struct SecondSweep {
   const Call& call;
   const SecondCols<T>& to;
   Row rows[ROWS];
+  const S* ds[ROWS];  // where it is added
 
   // One register of columns, or only its first n lanes. All is loaded before anything is stored: rows may stand at the
   // same place of different pages, see WaitingRoom.
   template <bool ALL, bool STREAM>
-  static FLN_INLINE void write_register(const Row* rows, const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+  static FLN_INLINE void write_register(const Row* rows, const S* const* ds, const SecondCols<T>& to, ptrdiff_t i,
+                                        ptrdiff_t n) {
     V dy[ROWS], x[ROWS], dx[ROWS], weight, dw, db;
     for (int k = 0; k < ROWS; ++k) {
       dy[k] = load_lanes<V, ALL>(rows[k].dy + i, n);
@@ -127,6 +132,8 @@ struct SecondSweep {
       const V d = Call::DX || Call::DWEIGHT ? centered<typename Call::Norm>(x[k], rows[k].mean) : dy[k];
       dx[k] = gradients<Call>(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
+    // In T, as dx is: in float and double that is the sum that NumPy would give of the two.
+    for (int k = 0; HOW == Stores::ADDED && k < ROWS; ++k) dx[k] = dx[k] + load_lanes<V, ALL>(ds[k] + i, n);
     if (Call::DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);
     if (Call::DBIAS) db = to.dbias.template with<ADDS, ALL>(db, to.now, i, n);
     if (Call::DX) {
@@ -139,26 +146,31 @@ struct SecondSweep {
   // Over n columns, at most those of a virtual register: in pieces of it, since two rows of those are all that there is
   // room for (AVX2, 128x768: float32 0.94, float64 0.96 of the time of two rows of whole ones).
   template <bool ALL, bool STREAM>
-  static FLN_INLINE void write_lanes(const Row* rows, const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n) {
+  static FLN_INLINE void write_lanes(const Row* rows, const S* const* ds, const SecondCols<T>& to, ptrdiff_t i,
+                                     ptrdiff_t n) {
 #pragma GCC unroll 16
     for (int piece = 0; piece < LANES<T>; piece += V::lanes) {
       if (ALL) {
-        write_register<true, STREAM>(rows, to, i + piece, V::lanes);
+        write_register<true, STREAM>(rows, ds, to, i + piece, V::lanes);
       } else if (piece < n) {
         const ptrdiff_t left = n - piece;
-        write_register<false, STREAM>(rows, to, i + piece, left < V::lanes ? left : V::lanes);
+        write_register<false, STREAM>(rows, ds, to, i + piece, left < V::lanes ? left : V::lanes);
       }
     }
   }
 
   template <bool STREAM>
   FLN_INLINE void whole(ptrdiff_t i) const {
-    write_lanes<true, STREAM>(rows, to, i, LANES<T>);
+    write_lanes<true, STREAM>(rows, ds, to, i, LANES<T>);
   }
   FLN_INLINE void some(const Places<S, ROWS>& places, ptrdiff_t i, ptrdiff_t n) const {
     Row some[ROWS];
-    for (int q = 0; q < ROWS; ++q) some[q] = rows[q].from(i, places.at[q]);
-    write_lanes<false, false>(some, to.from(i), 0, n);
+    const S* ds_of_some[ROWS];
+    for (int q = 0; q < ROWS; ++q) {
+      some[q] = rows[q].from(i, places.at[q]);
+      if (HOW == Stores::ADDED) ds_of_some[q] = ds[q] + i;
+    }
+    write_lanes<false, false>(some, ds_of_some, to.from(i), 0, n);
   }
   // Of x too if rows are long: of these, the first sweep reads nothing else and leaves it to the hardware (with what it
   // asked for ahead, 64x65536 float64 took 1.14 times as long).
@@ -176,15 +188,16 @@ template <int ROWS, Adds ADDS, Stores HOW, typename Call, typename T = typename 
 FLN_INLINE void sweep_rows(const Call& call, ptrdiff_t block_row, int r, const BlockTerms<T>& terms,
                            const SecondCols<T>& to, ptrdiff_t i, ptrdiff_t n, Exit<typename Call::S, HOW>* exit) {
   using S = typename Call::S;
-  SecondSweep<Call, ROWS, ADDS> sweep = {call, to, {}};
+  SecondSweep<Call, ROWS, ADDS, HOW> sweep = {call, to, {}, {}};
   for (int q = 0; q < ROWS; ++q) {
     sweep.rows[q] = second_row<Piece<T>>(call, block_row, r + q, terms, i);
+    if constexpr (HOW == Stores::ADDED) sweep.ds[q] = call.ds(block_row + r + q) + i;
     if constexpr (HOW == Stores::STAGED) sweep.rows[q].dx = exit->room_for(sweep.rows[q].dx, n);
   }
   Seams<S>* seams = nullptr;
   if constexpr (HOW == Stores::STREAMED) seams = exit;
   const ptrdiff_t head = head_of<HOW>(call.written(block_row + r, i), n);
-  sweep_columns<ROWS, HOW != Stores::CACHED, HOW == Stores::STREAMED>(sweep, sweep, head, n, seams);
+  sweep_columns<ROWS, is_past_cache(HOW), HOW == Stores::STREAMED>(sweep, sweep, head, n, seams);
   if constexpr (HOW == Stores::STAGED) exit->flush();
 }
 

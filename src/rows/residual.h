@@ -1,0 +1,125 @@
+// The rows that are normalized where a residual comes with x: sum = x + residual, rounded to the type that is stored.
+//
+// The sum is a result, and a sweep reads each of its numbers two or three times. So a source that adds as it loads
+// would add more than once, and be compiled for every norm. Instead a few rows are added, and normalized while they are
+// in L1.
+#pragma once
+
+#include "lines.h"
+#include "source.h"
+
+// Of the sums that are added before any of them is normalized.
+constexpr ptrdiff_t ADDED_BYTES = 8192;
+
+// Sums that go past the cache wait for it in so much room, if a row fits. A longer row is stored in the cache.
+constexpr ptrdiff_t STAGED_SUM_BYTES = 16384;
+
+// n numbers of `to`, which may be x or residual. With PREFETCH memory is asked for those that will be needed next.
+template <bool PREFETCH, typename S>
+FLN_INLINE void add_numbers(const S* x, const S* residual, S* to, ptrdiff_t n) {
+  using V = Vec<Computed<S>>;
+  ptrdiff_t i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) {
+    if (PREFETCH) {
+      prefetch_ahead(x + i, V::lanes);
+      prefetch_ahead(residual + i, V::lanes);
+    }
+    store_lanes<true>(V::load(x + i) + V::load(residual + i), to + i, V::lanes);
+  }
+  if (i == n) return;
+  const V rest = load_lanes<V, false>(x + i, n - i) + load_lanes<V, false>(residual + i, n - i);
+  store_lanes<false>(rest, to + i, n - i);
+}
+
+template <typename S>
+struct Adding {
+  const fln_forward_args& args;
+  const ptrdiff_t cols = args.cols;
+  // Whether rows follow each other without a gap, in all arrays: then several are as one.
+  const bool in_one_piece = args.x_stride == cols && args.residual_stride == cols && args.sum_stride == cols;
+
+  FLN_INLINE const S* x(ptrdiff_t row) const { return static_cast<const S*>(args.x) + row * args.x_stride; }
+  FLN_INLINE const S* residual(ptrdiff_t row) const {
+    return static_cast<const S*>(args.residual) + row * args.residual_stride;
+  }
+  FLN_INLINE S* sum(ptrdiff_t row) const { return static_cast<S*>(args.sum) + row * args.sum_stride; }
+
+  // Rows that are added together.
+  FLN_INLINE ptrdiff_t together(ptrdiff_t bytes) const {
+    const ptrdiff_t rows = bytes / (cols * static_cast<ptrdiff_t>(sizeof(S)));
+    return rows > 0 ? rows : 1;
+  }
+
+  // Whether sums should and can go past the cache. One that replaces x or residual is in the cache already.
+  FLN_INLINE bool is_staged() const {
+    const bool fits = cols * static_cast<ptrdiff_t>(sizeof(S)) <= STAGED_SUM_BYTES;
+    return args.stream && in_one_piece && fits && args.sum != args.x && args.sum != args.residual;
+  }
+
+  // `count` rows from one on, to where `to` says, which is where sums are or rows without a gap.
+  FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t count, S* to) const {
+    if (!in_one_piece) {
+      for (ptrdiff_t r = row; r < row + count; ++r) add_numbers<false>(x(r), residual(r), sum(r), cols);
+    } else if (args.stream) {
+      add_numbers<true>(x(row), residual(row), to, count * cols);
+    } else {
+      add_numbers<false>(x(row), residual(row), to, count * cols);
+    }
+  }
+};
+
+template <typename S>
+void add(const fln_forward_args* args, ptrdiff_t row, ptrdiff_t first, ptrdiff_t last) {
+  const Adding<S> adding = {*args};
+  add_numbers<false>(adding.x(row) + first, adding.residual(row) + first, adding.sum(row) + first, last - first);
+}
+
+// The call from a row on, of rows that have been added: what stands at `sums` takes the place of x.
+template <typename S>
+fln_forward_args of_sums(const fln_forward_args& args, ptrdiff_t row, const S* sums, ptrdiff_t stride) {
+  using T = Computed<S>;
+  fln_forward_args rest = args;
+  rest.residual = nullptr;
+  rest.x = sums;
+  rest.x_stride = stride;
+  rest.y = static_cast<S*>(args.y) + row * args.y_stride;
+  if (args.mean) rest.mean = static_cast<T*>(args.mean) + row;
+  if (args.rstd) rest.rstd = static_cast<T*>(args.rstd) + row;
+  return rest;
+}
+
+// Rows first <= row < last: added, and normalized by `kernel`, a few at a time.
+using ForwardKernel = void (*)(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last);
+
+template <typename S>
+__attribute__((noinline)) void forward_staged(const Adding<S>& adding, ForwardKernel kernel, ptrdiff_t row,
+                                              ptrdiff_t last) {
+  Stage<S, STAGED_SUM_BYTES / static_cast<ptrdiff_t>(sizeof(S))> stage;
+  const ptrdiff_t step = adding.together(STAGED_SUM_BYTES);
+  for (ptrdiff_t count; row < last; row += count) {
+    count = row + step < last ? step : last - row;
+    S* const to = stage.room_for(adding.sum(row), count * adding.cols);
+    adding.rows(row, count, to);
+    const fln_forward_args added = of_sums<S>(adding.args, row, to, adding.cols);
+    kernel(&added, 0, count);
+    stage.flush();
+  }
+  stage.close();
+  stream_fence();
+}
+
+template <typename S>
+__attribute__((noinline)) void forward_of_sums(const fln_forward_args& args, ForwardKernel kernel, ptrdiff_t row,
+                                               ptrdiff_t last) {
+  const Adding<S> adding = {args};
+  if constexpr (HAS_STREAMS) {
+    if (adding.is_staged()) return forward_staged(adding, kernel, row, last);
+  }
+  const ptrdiff_t step = adding.together(ADDED_BYTES);
+  for (ptrdiff_t count; row < last; row += count) {
+    count = row + step < last ? step : last - row;
+    adding.rows(row, count, adding.sum(row));
+    const fln_forward_args added = of_sums<S>(args, row, adding.sum(row), args.sum_stride);
+    kernel(&added, 0, count);
+  }
+}
