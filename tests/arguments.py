@@ -246,13 +246,19 @@ BAD_OTHERS = {
     },
 }
 
+# What must have x's dtype.
+BAD_LIKE_X = {"float64": (lambda: array(*SHAPE, dtype=np.float64), TypeError)}
+
 BAD_OF_KIND = {Kind.ROWS: BAD_ROWS, Kind.COLS: BAD_PARAMETER, Kind.STATS: BAD_STATS}
 
 
 def bad_values(operation):
     """{argument: {what: (its maker, the exception)}}."""
-    bad = {name: BAD_X if name == "x" else BAD_OF_KIND[kind] for name, kind in operation.arguments.items()}
-    bad |= {"normalized_shape": BAD_SHAPE, "out": BAD_OUT, "num_threads": BAD_THREADS}
+    bad = {name: BAD_X if name == operation.base else BAD_OF_KIND[kind] for name, kind in operation.arguments.items()}
+    bad |= {name: bad[name] | BAD_LIKE_X for name in operation.like_base}
+    for name in operation.optional:
+        bad[name] = {what: value for what, value in bad[name].items() if what != "None"}
+    bad |= {"normalized_shape": BAD_SHAPE, "num_threads": BAD_THREADS} | dict.fromkeys(operation.buffers, BAD_OUT)
     if operation.takes_eps:
         good = "None" if "eps" in operation.usual else ""  # then it has a default that is no number
         bad["eps"] = {what: value for what, value in BAD_EPS.items() if what != good}
@@ -269,7 +275,7 @@ def good_call(operation):
         **({"eps": 1e-5} if operation.takes_eps else {}),
         **({"output_mask": (True,) * len(operation.results)} if operation.has_mask else {}),
         **operation.others,
-        "out": array(*SHAPE),
+        **{name: array(*SHAPE) for name in operation.buffers},
         "num_threads": 1,
     }
 
@@ -277,7 +283,7 @@ def good_call(operation):
 def call_with(operation, name, value):
     """The good call with one other argument."""
     # A bad shape of x is about x, not about what it is compared with.
-    return {**good_call(operation), name: value, **({"normalized_shape": None} if name == "x" else {})}
+    return {**good_call(operation), name: value, **({"normalized_shape": None} if name == operation.base else {})}
 
 
 # Reference counts
@@ -298,7 +304,7 @@ def call_often(function, arguments, times):
 def assert_keeps_no_reference(function, arguments):
     """Each argument has as many references after some calls as before them."""
     kept = [value for value in arguments.values() if value is not None and not isinstance(value, int | str)]
-    kept.append(getattr(arguments["x"], "dtype", None))
+    kept += [getattr(value, "dtype", None) for value in arguments.values()]
     call_often(function, arguments, 2)
     before = [sys.getrefcount(value) for value in kept]
     call_often(function, arguments, 20)

@@ -92,8 +92,8 @@ class Judged(NamedTuple):
 MANY_ROWS = 31
 
 
-def judge_gradients(dy, exact, weight=None, even=True):
-    """The gradients of sum(dy * norm(x)), exact being what the norm makes of x, and the sizes to judge errors by.
+def judge_gradients(dy, exact, weight=None, even=True, ds=None):
+    """The gradients of sum(dy * norm(x) + ds * x), exact being what the norm makes of x, and what to judge errors by.
 
     With g = dy weight: of dx, rstd max(|g| + |mean g| + |xhat mean(g xhat)|), the maximum over its row; of dweight
     sum|dy xhat| and of dbias sum|dy|, however many rows are summed.
@@ -107,7 +107,7 @@ def judge_gradients(dy, exact, weight=None, even=True):
     The same is true of mean(g xhat): where its terms cancel their errors may not, and an outlier multiplies them by its
     xhat. So the size of dx that always does is rstd (max|g| + max|xhat| rms(g)).
     """
-    found, sizes = gradients(dy, exact, weight), gradient_sizes(dy, exact, weight)
+    found, sizes = gradients(dy, exact, weight, ds), gradient_sizes(dy, exact, weight, ds)
     g = scale_and_shift(dy.astype(np.longdouble), weight, None)
     largest = np.abs(exact.x_hat).max(axis=-1, keepdims=True)
     any_size = np.abs(g).max(axis=-1, keepdims=True) + largest * np.sqrt(np.square(g).mean(axis=-1, keepdims=True))
@@ -117,7 +117,7 @@ def judge_gradients(dy, exact, weight=None, even=True):
         Sized(found.dweight, dweight_size),
         Sized(found.dbias, sizes.dbias),
         Sized(found.dweight, sizes.dweight) if even and len(dy) >= MANY_ROWS else None,
-        Sized(found.dx, exact.rstd * any_size),
+        Sized(found.dx, exact.rstd * any_size + (0 if ds is None else np.abs(ds))),
     )
 
 

@@ -20,6 +20,7 @@ PER_OPERATION = {
     "absent": lambda operation: operation.absences,
     "argument": lambda operation: operation.arguments,
     "replaced": lambda operation: operation.in_place,
+    "buffer": lambda operation: operation.buffers,
     "mask": lambda operation: operation.masks,
 }
 

@@ -154,23 +154,27 @@ def stats_of(x, has_mean):
 
 def arguments_of(call):
     """By name."""
-    x = KINDS[call.kind](call).astype(call.dtype)
+    operation, x = NAMES[call.operation], KINDS[call.kind](call).astype(call.dtype)
     weight, bias = (3 * uniform(call, call.cols, what).astype(call.dtype) - 1 for what in ("weight", "bias"))
     values = dict(zip(("weight", "bias"), used((weight, bias), call.parameters), strict=True))
-    kinds = NAMES[call.operation].arguments
+    kinds = operation.arguments
     if Kind.STATS in kinds.values():
         values |= zip(("mean", "rstd"), stats_of(x, "mean" in kinds), strict=True)
     values |= {name: normal(call, name).astype(call.dtype) for name, kind in kinds.items() if kind is Kind.ROWS}
-    return {name: x if name == "x" else values[name] for name in kinds}
+    if "ds" in kinds and "bias" not in call.parameters:  # which has no place in this call
+        values["ds"] = None
+    return {name: x if name == operation.base else values[name] for name in kinds}
 
 
 def run(call):
     """What the call returns."""
     operation, arguments = NAMES[call.operation], arguments_of(call)
     if call.layout == "wider rows":
-        arguments["x"] = in_wider_rows(arguments["x"])
-    out = arguments["x"] if call.layout == "in place" else None
-    return operation(**arguments, out=out, num_threads=call.threads).values()
+        arguments[operation.base] = in_wider_rows(arguments[operation.base])
+    in_place = call.layout == "in place"
+    buffers = dict(zip(operation.buffers, operation.in_place, strict=False)) if in_place else {}
+    given = {option: arguments[name] for option, name in buffers.items()}
+    return operation(**arguments, **given, num_threads=call.threads).values()
 
 
 def find_results(call):

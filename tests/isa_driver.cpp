@@ -2,10 +2,11 @@
 // output, without Python: test_emulated.py builds it with kernels that this machine does not run, runs it under
 // emulation and compares bits with AVX2.
 //
-// A case is 8 numbers (int64: direction, norm, element, rows, cols, has weight, has bias; double: eps), then
-//   direction 0, forward:   x, weight, bias; its result is y, mean, rstd.
-//   direction 1, backward:  x, weight, dy, mean, rstd; its result is dx, dweight, dbias.
-// A norm that has neither mean nor bias does without these and dbias.
+// A case is 9 numbers (int64: direction, norm, element, rows, cols, has weight, has bias, has residual; double: eps),
+// then
+//   direction 0, forward:   x, residual, weight, bias; its result is y, sum, mean, rstd.
+//   direction 1, backward:  x, weight, dy, ds, mean, rstd; its result is dx, dweight, dbias.
+// A norm that has neither mean nor bias does without these and dbias; without a residual there are neither sum nor ds.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -18,7 +19,7 @@ extern "C" const fln_kernels KERNELS;
 namespace {
 
 struct Header {
-  int64_t direction, norm, element, rows, cols, weight, bias;
+  int64_t direction, norm, element, rows, cols, weight, bias, residual;
   double eps;
 };
 
@@ -42,8 +43,19 @@ Bytes read(int64_t count, int64_t size) {
 
 void write(const Bytes& bytes) { std::fwrite(bytes.data(), 1, bytes.size(), stdout); }
 
-// Segments first, then columns from the back, which must not depend on those before.
-void by_columns(const fln_forward_args& args, int64_t rows, const fln_norm_kernels& kernels) {
+// The sums of x and residual first, if there is one, then segments, then columns from the back, which must not depend
+// on those before.
+void by_columns(fln_forward_args args, int64_t rows, const fln_element_kernels& element,
+                const fln_norm_kernels& kernels) {
+  for (ptrdiff_t row = 0; args.residual && row < rows; ++row) {
+    element.add(&args, row, args.cols / 3, args.cols);
+    element.add(&args, row, 0, args.cols / 3);
+  }
+  if (args.residual) {
+    args.residual = nullptr;
+    args.x = args.sum;
+    args.x_stride = args.sum_stride;
+  }
   const ptrdiff_t segments = (args.cols + FLN_FORWARD_SEGMENT_COLS - 1) / FLN_FORWARD_SEGMENT_COLS;
   std::vector<double> sums(static_cast<size_t>(segments * FLN_FORWARD_SUMS));
   for (ptrdiff_t row = 0; row < rows; ++row) {
@@ -53,31 +65,36 @@ void by_columns(const fln_forward_args& args, int64_t rows, const fln_norm_kerne
   }
 }
 
-bool forward(const Header& header, Sizes size, const fln_norm_kernels& kernels) {
-  const int64_t rows = header.rows, cols = header.cols;
-  const Bytes x = read(rows * cols, size.stored);
+bool forward(const Header& header, Sizes size, const fln_element_kernels& element) {
+  const fln_norm_kernels& kernels = element.norms[header.norm];
+  const int64_t rows = header.rows, cols = header.cols, added = header.residual ? rows * cols : 0;
+  const Bytes x = read(rows * cols, size.stored), residual = read(added, size.stored);
   const Bytes weight = read(header.weight ? cols : 0, size.computed);
   const Bytes bias = read(header.bias ? cols : 0, size.computed);
   Bytes y = room(rows * cols, size.stored), rstd = room(rows, size.computed);
-  Bytes mean = room(has_mean(header) ? rows : 0, size.computed);
+  Bytes mean = room(has_mean(header) ? rows : 0, size.computed), sum = room(added, size.stored);
   fln_forward_args args = {};
   args.x = x.data();
+  args.residual = header.residual ? residual.data() : nullptr;
+  args.sum = sum.data();
   args.y = y.data();
   args.weight = header.weight ? weight.data() : nullptr;
   args.bias = header.bias ? bias.data() : nullptr;
   args.mean = has_mean(header) ? mean.data() : nullptr;
   args.rstd = rstd.data();
-  args.x_stride = args.y_stride = args.cols = cols;
+  args.x_stride = args.residual_stride = args.sum_stride = args.y_stride = args.cols = cols;
   args.eps = header.eps;
   args.stream = 1;
   kernels.forward(&args, 0, rows);
   if (cols > FLN_FORWARD_SEGMENT_COLS) {
-    Bytes again = room(rows * cols, size.stored);
+    Bytes again = room(rows * cols, size.stored), sum_again = room(added, size.stored);
     args.y = again.data();
-    by_columns(args, rows, kernels);
-    if (again != y) return false;
+    args.sum = sum_again.data();
+    by_columns(args, rows, element, kernels);
+    if (again != y || sum_again != sum) return false;
   }
   write(y);
+  write(sum);
   write(mean);
   write(rstd);
   return true;
@@ -127,15 +144,16 @@ bool backward(const Header& header, Sizes size, const fln_element_kernels& eleme
   const int64_t rows = header.rows, cols = header.cols;
   const Bytes x = read(rows * cols, size.stored);
   const Bytes weight = read(header.weight ? cols : 0, size.computed);
-  const Bytes dy = read(rows * cols, size.stored);
+  const Bytes dy = read(rows * cols, size.stored), ds = read(header.residual ? rows * cols : 0, size.stored);
   const Bytes mean = read(has_mean(header) ? rows : 0, size.computed), rstd = read(rows, size.computed);
   fln_backward_args args = {};
   args.dy = dy.data();
+  args.ds = header.residual ? ds.data() : nullptr;
   args.x = x.data();
   args.mean = has_mean(header) ? mean.data() : nullptr;
   args.rstd = rstd.data();
   args.weight = header.weight ? weight.data() : nullptr;
-  args.dy_stride = args.x_stride = args.dx_stride = args.cols = cols;
+  args.dy_stride = args.ds_stride = args.x_stride = args.dx_stride = args.cols = cols;
   args.rows = rows;
   args.stream = 1;
   const Gradients result = gradients(header, size, args, element, 0);
@@ -155,8 +173,7 @@ int main() {
   while (std::fread(&header, sizeof header, 1, stdin) == 1) {
     const fln_element_kernels& element = KERNELS.elements[header.element];
     const Sizes size = SIZES[header.element];
-    const bool good =
-        header.direction == 0 ? forward(header, size, element.norms[header.norm]) : backward(header, size, element);
+    const bool good = header.direction == 0 ? forward(header, size, element) : backward(header, size, element);
     if (!good) {
       std::fprintf(stderr, "bits depend on the columns of a call: rows %d, cols %d\n", static_cast<int>(header.rows),
                    static_cast<int>(header.cols));

@@ -18,6 +18,7 @@ import numpy as np
 from bounds import gradient_errors, judge_gradients, mean_error, output_error, rstd_error
 from helpers import at_offset
 from regimes import (
+    EDGE_COLS,
     EPS,
     GRADIENT_REGIMES,
     REGIMES,
@@ -71,7 +72,11 @@ class Operation:
     shapes: Callable  # shapes(label): the (rows, cols) that are tried of a regime
     large: Mapping[str, tuple] = field(default_factory=dict)  # {what: (label, shapes)}: where lengths matter most
     optional: Sequence[str] = ()  # arguments that may be None, each on its own
-    in_place: Sequence[str] = ("x",)  # arguments whose array out= may be
+    in_place: Sequence[str] = ("x",)  # arguments whose array out=, or the buffer of another result, may be
+    base: str = "x"  # the argument that has the rows which are normalized: their dtype is that of the results
+    like_base: Sequence[str] = ()  # arguments that must have its dtype: they are not converted
+    by_element: Sequence[str] = ()  # arguments and results of rows whose numbers meet nothing else of their row
+    more_buffers: Mapping[str, str] = field(default_factory=dict)  # {option: the result whose buffer it is}
     saved_by: str | None = None  # the operation whose results are the arguments of kind STATS
     takes_eps: bool = False
     usual: Mapping[str, object] = field(default_factory=dict)  # what it is called with if a call does not say other
@@ -94,6 +99,11 @@ class Operation:
     def result(self):
         """The name of the result whose buffer out= is."""
         return next(iter(self.results))
+
+    @property
+    def buffers(self):
+        """{option: the result whose buffer it is}."""
+        return {"out": self.result, **self.more_buffers}
 
     @property
     def by_row(self):
@@ -132,7 +142,8 @@ class Operation:
 
     def complete(self, data, eps=EPS):
         """The same arguments with what saved_by saves for that x and eps, and eps where it is not the default."""
-        saved = OPERATIONS[self.saved_by](x=data["x"], **({} if eps == EPS else {"eps": eps})) if self.saved_by else {}
+        rows, options = data[self.base], {} if eps == EPS else {"eps": eps}
+        saved = OPERATIONS[self.saved_by](x=rows, **options) if self.saved_by else {}
         arguments = {name: saved[name] if kind is Kind.STATS else data[name] for name, kind in self.arguments.items()}
         return {**arguments, "eps": eps} if self.takes_eps and eps != EPS else arguments
 
@@ -141,9 +152,19 @@ class Operation:
         eps = EPS if label == MIXED else eps_of(label)
         return self.complete(self.data(label, rows, cols, dtype), eps) | dict.fromkeys(absent)
 
+    def change_rows(self, data, index, change):
+        """Have other rows normalized: change(rows) for those of an index."""
+        rows = data[self.base]
+        if "residual" in data:
+            rows[index] += data["residual"][index]
+            data["residual"][index] = 0
+        rows[index] = change(rows[index])
+
     def rows_of(self, values, index):
         """The same arguments or results for some of the rows."""
-        return {name: value[index] if name in self.by_row else value for name, value in values.items()}
+        return {
+            name: value[index] if name in self.by_row and value is not None else value for name, value in values.items()
+        }
 
     def only_by_row(self, results):
         """Those of the results that are not sums over the rows."""
@@ -161,19 +182,27 @@ class Operation:
 
     def alone(self, arguments):
         """The results by row, from one call a row: contiguous, aligned, serial. All other ways must give these bits."""
-        shared = {name: value for name, value in arguments.items() if name not in self.by_row}
-        own = {name: value for name, value in arguments.items() if name in self.by_row}
+        own = {name: value for name, value in arguments.items() if name in self.by_row and value is not None}
+        shared = {name: value for name, value in arguments.items() if name not in own}
         calls = (
             self(**{name: at_offset(value[i]) for name, value in own.items()}, **shared, num_threads=1)
-            for i in range(len(arguments["x"]))
+            for i in range(len(arguments[self.base]))
         )
         found = [self.only_by_row(results) for results in calls]
         return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
-    def in_the_place_of(self, name, arguments, **options):
-        """The results of a call whose out= is one of its own arguments."""
-        found = self(**arguments, out=arguments[name], **options)
-        assert found[self.result] is arguments[name]
+    def in_the_place_of(self, name, arguments, buffer="out", **options):
+        """The results of a call whose out=, or that other buffer, is one of its own arguments."""
+        found = self(**arguments, **{buffer: arguments[name]}, **options)
+        assert found[self.buffers[buffer]] is arguments[name]
+        return found
+
+    def into(self, make, arguments, **options):
+        """The results of a call that writes all that it can to buffers of its own, which make(rows) makes."""
+        given = {buffer: make(np.zeros_like(arguments[self.base])) for buffer in self.buffers}
+        found = self(**arguments, **given, **options)
+        for buffer, result in self.buffers.items():
+            assert found[result] is given[buffer]
         return found
 
 
@@ -191,8 +220,10 @@ def _make_data(operation, label, rows, cols, dtype):
     parameters = dict(zip(("weight", "bias"), make_parameters(cols, dtype), strict=True))
     data = {}
     for name, kind in operation.arguments.items():
-        if name == "x":
+        if name == operation.base:
             data[name] = x
+        elif name == "residual":
+            data[operation.base], data[name] = split(x)
         elif name == "dy" and label != MIXED:
             data[name] = make_dy(label, x)
         elif kind is Kind.ROWS:
@@ -204,13 +235,28 @@ def _make_data(operation, label, rows, cols, dtype):
     return data
 
 
+def split(sums):
+    """Rows of x and residual: the even ones have these sums, the odd ones nearly so, as additions are rounded."""
+    rng = np.random.default_rng(sums.shape)
+    x = np.where(rng.random(sums.shape) < 0.5, sums, sums.dtype.type(0))
+    part = sums[1::2] * rng.random(sums[1::2].shape).astype(sums.dtype)
+    x[1::2] = np.where(np.abs(sums[1::2]) < np.finfo(sums.dtype).max / 2, part, sums[1::2])  # the others may overflow
+    return x, sums - x
+
+
 # Norms
+
+
+def _sums_of(arguments):
+    """The rows that are normalized."""
+    residual = arguments.get("residual")
+    return arguments["x"] if residual is None else arguments["x"] + residual
 
 
 def _forward_errors(found, arguments, exact):
     errors = {"y": output_error(found["y"], exact, arguments["weight"], arguments.get("bias"))}
     if "mean" in found:
-        errors["mean"] = mean_error(found["mean"], arguments["x"], exact)
+        errors["mean"] = mean_error(found["mean"], _sums_of(arguments), exact)
     if "rstd" in found:
         errors["rstd"] = rstd_error(found["rstd"], exact)
     return errors
@@ -218,15 +264,24 @@ def _forward_errors(found, arguments, exact):
 
 def _exact_gradients_of(norm):
     def exact_gradients(arguments, eps, label):
-        dy, weight = arguments["dy"], arguments["weight"]
-        exact = norm(arguments["x"], eps)
-        return {w is None: judge_gradients(dy, exact, w, even=label not in UNEVEN) for w in (weight, None)}
+        dy, weight, ds = arguments["dy"], arguments["weight"], arguments.get("ds")
+        exact = norm(arguments["s" if "s" in arguments else "x"], eps)
+        even = label not in UNEVEN
+        return {
+            _absent({"weight": w, "ds": beside}): judge_gradients(dy, exact, w, even, beside)
+            for w, beside in itertools.product((weight, None), (None,) if ds is None else (ds, None))
+        }
 
     return exact_gradients
 
 
+def _absent(arguments):
+    """Those of weight and ds that are not there."""
+    return frozenset(name for name in ("weight", "ds") if arguments.get(name) is None)
+
+
 def _gradient_errors(found, arguments, exact):
-    return gradient_errors(tuple(found.values()), exact[arguments["weight"] is None])
+    return gradient_errors(tuple(found.values()), exact[_absent(arguments)])
 
 
 def _tall_shapes(rows):
@@ -244,15 +299,32 @@ _ANY_FORWARD = {
 _FORWARD = _ANY_FORWARD | {
     "arguments": {"x": Kind.ROWS, "weight": Kind.COLS, "bias": Kind.COLS},
     "optional": ("weight", "bias"),
-    "exact": lambda arguments, eps, label: normalize(arguments["x"], eps),
+    "exact": lambda arguments, eps, label: normalize(_sums_of(arguments), eps),
 }
 _RMS_FORWARD = _ANY_FORWARD | {
     "arguments": {"x": Kind.ROWS, "weight": Kind.COLS},
     "optional": ("weight",),
     "usual": {"eps": EPS},
     "others": {"weight_offset": 0.0, "cast": "llama"},
-    "exact": lambda arguments, eps, label: normalize_by_rms(arguments["x"], eps),
+    "exact": lambda arguments, eps, label: normalize_by_rms(_sums_of(arguments), eps),
 }
+# Of the sum the results have the bits that they have of rows, which test_add_norms.py tests: few regimes are enough.
+_FEW = {"regimes": ("normal", "mean 1e4", "huge", "constant"), "shapes": lambda label: [(4, c) for c in EDGE_COLS]}
+_ADD = {
+    "in_place": ("x", "residual"),
+    "like_base": ("residual",),
+    "by_element": ("s",),
+    "more_buffers": {"residual_out": "s"},
+    "large": {},
+    **_FEW,
+}
+
+
+def _with_residual(forward):
+    """The same of the sum of x and a residual."""
+    rest = {name: kind for name, kind in forward["arguments"].items() if name != "x"}
+    return forward | _ADD | {"arguments": {"x": Kind.ROWS, "residual": Kind.ROWS, **rest}}
+
 
 _BACKWARD = {
     "optional": ("weight",),
@@ -273,6 +345,16 @@ _BACKWARD = {
     | {f"{label}, D=3e5": (label, [(2, 300_000)]) for label in ("mean 1e4", "normal, dy one number")},
 }
 
+_ADD_BACKWARD = _BACKWARD | {
+    "optional": ("ds", "weight"),
+    "in_place": ("dy", "ds", "s"),
+    "base": "s",
+    "by_element": ("ds",),
+    "regimes": ("normal", "mean 1e4", "normal, dy mean 1e3"),
+    "shapes": lambda label: [(9, cols) for cols in EDGE_COLS],
+    "large": {},
+}
+
 _LIST = (
     Operation("layer_norm", results={"y": Kind.ROWS}, kernel="layer_norm_forward", **_FORWARD),
     Operation("layer_norm_forward", results={"y": Kind.ROWS, "mean": Kind.STATS, "rstd": Kind.STATS}, **_FORWARD),
@@ -284,6 +366,30 @@ _LIST = (
         exact=_exact_gradients_of(normalize),
         **_BACKWARD,
     ),
+    Operation(
+        "add_layer_norm",
+        results={"y": Kind.ROWS, "s": Kind.ROWS},
+        kernel="add_layer_norm_forward",
+        **_with_residual(_FORWARD),
+    ),
+    Operation(
+        "add_layer_norm_forward",
+        results={"y": Kind.ROWS, "s": Kind.ROWS, "mean": Kind.STATS, "rstd": Kind.STATS},
+        **_with_residual(_FORWARD),
+    ),
+    Operation(
+        "add_layer_norm_backward",
+        arguments={
+            **dict.fromkeys(("dy", "ds", "s"), Kind.ROWS),
+            "mean": Kind.STATS,
+            "rstd": Kind.STATS,
+            "weight": Kind.COLS,
+        },
+        results={"dx": Kind.ROWS, "dweight": Kind.COLS, "dbias": Kind.COLS},
+        saved_by="layer_norm_forward",
+        exact=_exact_gradients_of(normalize),
+        **_ADD_BACKWARD,
+    ),
     Operation("rms_norm", results={"y": Kind.ROWS}, kernel="rms_norm_forward", **_RMS_FORWARD),
     Operation("rms_norm_forward", results={"y": Kind.ROWS, "rstd": Kind.STATS}, **_RMS_FORWARD),
     Operation(
@@ -294,6 +400,26 @@ _LIST = (
         others={"weight_offset": 0.0},
         exact=_exact_gradients_of(normalize_by_rms),
         **_BACKWARD,
+    ),
+    Operation(
+        "add_rms_norm",
+        results={"y": Kind.ROWS, "s": Kind.ROWS},
+        kernel="add_rms_norm_forward",
+        **_with_residual(_RMS_FORWARD),
+    ),
+    Operation(
+        "add_rms_norm_forward",
+        results={"y": Kind.ROWS, "s": Kind.ROWS, "rstd": Kind.STATS},
+        **_with_residual(_RMS_FORWARD),
+    ),
+    Operation(
+        "add_rms_norm_backward",
+        arguments={**dict.fromkeys(("dy", "ds", "s"), Kind.ROWS), "rstd": Kind.STATS, "weight": Kind.COLS},
+        results={"dx": Kind.ROWS, "dweight": Kind.COLS},
+        saved_by="rms_norm_forward",
+        others={"weight_offset": 0.0},
+        exact=_exact_gradients_of(normalize_by_rms),
+        **_ADD_BACKWARD,
     ),
 )
 

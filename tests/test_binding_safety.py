@@ -38,6 +38,12 @@ ARGUMENTS = {
     "layer_norm_backward": {
         "dy": rows, "x": rows, "mean": stats, "rstd": stats, "weight": parameter, "out": rows
     },
+    "add_layer_norm": {
+        "x": rows, "residual": rows, "weight": parameter, "bias": parameter, "out": rows, "residual_out": rows
+    },
+    "add_layer_norm_backward": {
+        "dy": rows, "ds": rows, "s": rows, "mean": stats, "rstd": stats, "weight": parameter, "out": rows
+    },
 }
 function = getattr(fastln, sys.argv[1])
 given = {name: make() for name, make in ARGUMENTS[sys.argv[1]].items()}
@@ -132,6 +138,14 @@ FUNCTIONS = {
     "layer_norm": ("x", "weight", "bias", "out"),
     "layer_norm_forward": ("x", "weight", "bias", "out"),
     "layer_norm_backward": ("dy", "x", "mean", "rstd", "weight", "out"),
+    "add_layer_norm": ("x", "residual", "weight", "bias", "out", "residual_out"),
+    "add_layer_norm_backward": ("dy", "ds", "s", "mean", "rstd", "weight", "out"),
+}
+# What is found wrong first if x, or what goes by another name, has one element.
+FIRST_AFTER = {
+    "add_layer_norm": ("x", "residual"),
+    "layer_norm_backward": ("x", "dy"),
+    "add_layer_norm_backward": ("s", "dy"),
 }
 PAIRS = [(function, name) for function, names in FUNCTIONS.items() for name in names]
 
@@ -153,7 +167,8 @@ DEEDS = {
 def test_the_array_is_asked_and_not_the_object(function, name):
     """One element that says it were as many as x."""
     said = says(f"call({name}=lying(np.zeros(1, np.float32)))", function)
-    refused = name if name != "x" else "dy" if function == "layer_norm_backward" else "weight"
+    base, first = FIRST_AFTER.get(function, ("x", "weight"))
+    refused = first if name == base else name
     assert said.startswith(f"ValueError {refused} must have shape ")
 
 
@@ -220,7 +235,7 @@ print("all")
 """
 
 
-@pytest.mark.parametrize(("function", "name"), [pair for pair in PAIRS if pair[1] != "out"])
+@pytest.mark.parametrize(("function", "name"), [pair for pair in PAIRS if "out" not in pair[1]])
 def test_what_one_array_does_to_the_others_is_seen(function, name):
     code = f"""
 def attempt(act):

@@ -98,8 +98,8 @@ def test_no_rows_give_empty_results_and_sums_of_zero(operation, rank, shape, dty
         assert list(found) == list(itertools.compress(operation.results, mask))
         for name, one in found.items():
             assert_same_bits(one, np.zeros(operation.results[name].shape(leading, normalized), dtype))
-    for name in operation.in_place:
-        operation.in_the_place_of(name, arguments, normalized_shape=normalized)
+    for name, buffer in itertools.product(operation.in_place, operation.buffers):
+        operation.in_the_place_of(name, arguments, buffer, normalized_shape=normalized)
 
 
 @pytest.mark.parametrize("moves", [(0, 1, 2, 3), (1, 0, 2, 3), (2, 0, 1, 3), (3, 2, 1, 0), (0, 2, 3, 1)], ids=str)
@@ -159,18 +159,22 @@ def test_layouts_of_arguments_of_two_normalized_dimensions(operation, argument, 
 def test_layouts_of_out(operation, layout, dtype, isa):
     for cols in (1, 3, 16, 65, 130):
         arguments = operation.make(LABEL, 6, cols, dtype)
-        out = LAYOUTS[layout](np.zeros_like(arguments["x"]))
-        found = operation(**arguments, out=out)
-        assert found[operation.result] is out
-        assert_all_same_bits(found | {operation.result: np.array(out, dtype)}, operation(**arguments))
+        found = operation.into(LAYOUTS[layout], arguments)
+        assert_all_same_bits(plain(operation, found), operation(**arguments))
+
+
+def plain(operation, results):
+    """The same results, those in buffers of whatever layout as plain arrays."""
+    written = {name: results[name] for name in operation.buffers.values()}
+    return results | {name: np.array(one, one.dtype.newbyteorder("=")) for name, one in written.items()}
 
 
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_layouts_in_place(operation, replaced, layout, dtype):
+def test_layouts_in_place(operation, replaced, buffer, layout, dtype):
     arguments = operation.make(LABEL, 6, 33, dtype)
     expected = operation(**arguments)
-    found = operation.in_the_place_of(replaced, {**arguments, replaced: LAYOUTS[layout](arguments[replaced])})
-    assert_all_same_bits(found | {operation.result: np.array(found[operation.result], dtype)}, expected)
+    found = operation.in_the_place_of(replaced, {**arguments, replaced: LAYOUTS[layout](arguments[replaced])}, buffer)
+    assert_all_same_bits(plain(operation, found), expected)
 
 
 def copies(arguments):
@@ -206,8 +210,8 @@ def test_overlapping_rows_of_arguments(operation, dtype):
 def test_memmap(operation, tmp_path, dtype):
     arguments = operation.make(LABEL, 6, 40, dtype)
     expected = operation(**arguments)
-    arguments["x"].tofile(tmp_path / "x")
-    mapped = {**arguments, "x": np.memmap(tmp_path / "x", dtype, "r", shape=(6, 40))}
+    arguments[operation.base].tofile(tmp_path / "x")
+    mapped = {**arguments, operation.base: np.memmap(tmp_path / "x", dtype, "r", shape=(6, 40))}
     assert_all_same_bits(operation(**mapped), expected)
     written = np.memmap(tmp_path / "y", dtype, "w+", shape=(6, 40))
     assert operation(**mapped, out=written)[operation.result] is written
@@ -231,8 +235,8 @@ def test_nested_lists_are_float64(operation):
 
 
 def test_arguments_of_the_other_precision_are_converted(operation, argument, dtype):
-    if argument == "x":
-        pytest.skip("decides the precision")
+    if argument == operation.base or argument in operation.like_base:
+        pytest.skip("decides the precision, or has that of what does")
     other = np.dtype("float64" if dtype == "float32" else "float32")
     arguments = operation.make(LABEL, 40, 19, dtype)
     arguments[argument] = arguments[argument].astype(other)
@@ -287,8 +291,9 @@ def test_every_public_function_has_a_signature_and_a_docstring(name):
 
 def test_every_argument_has_a_name_and_those_of_arrays_a_place(operation):
     arguments = operation.make(LABEL, 3, 5, np.float32)
-    out = np.empty_like(arguments["x"])
+    out = np.empty_like(arguments[operation.base])
     options = {name: value for name, value in good_call(operation).items() if name not in arguments}
+    options |= {name: np.empty_like(out) for name in operation.buffers}
     by_name = operation(**arguments, **options | {"normalized_shape": 5, "out": out})
     assert by_name[operation.result] is out
     assert_all_same_bits(by_name, operation(**arguments))
@@ -297,16 +302,18 @@ def test_every_argument_has_a_name_and_those_of_arrays_a_place(operation):
 # Overlap: as if there were none
 
 
-def place(buffer, start, values):
-    """A copy of values in a flat buffer, from an index on."""
-    view = buffer[start : start + values.size].reshape(values.shape)
+def place(memory, start, values):
+    """A copy of values in a flat array, from an index on."""
+    view = memory[start : start + values.size].reshape(values.shape)
     view[...] = values
     return view
 
 
 @pytest.mark.parametrize("rows", [1, 3, 33])
 @pytest.mark.parametrize("cols", [1, 5, 16, 17, 33])
-def test_out_may_overlap_every_argument_in_every_way(operation, argument, rows, cols, dtype, isa, always_parallel):
+def test_a_buffer_may_overlap_every_argument_in_every_way(
+    operation, argument, buffer, rows, cols, dtype, isa, always_parallel
+):
     arguments = operation.make(LABEL, rows, cols, dtype)
     expected = operation(**arguments)
     size, room = rows * cols, arguments[argument].size
@@ -315,48 +322,52 @@ def test_out_may_overlap_every_argument_in_every_way(operation, argument, rows, 
         near = (0, 1, cols, room - 1, room, room + 1, size - 1, size, size + 1, size + room - cols, size + room)
         shifts = sorted(shift for shift in {*near} if 0 <= shift <= size + room)
     for shift in shifts:
-        buffer = np.zeros(size + 2 * room, dtype)
-        out = buffer[room : room + size].reshape(rows, cols)
-        given = {**arguments, argument: place(buffer, shift, arguments[argument])}
-        found = operation(**given, out=out, num_threads=2)
-        assert found[operation.result] is out
+        memory = np.zeros(size + 2 * room, dtype)
+        out = memory[room : room + size].reshape(rows, cols)
+        given = {**arguments, argument: place(memory, shift, arguments[argument])}
+        found = operation(**given, **{buffer: out}, num_threads=2)
+        assert found[operation.buffers[buffer]] is out
         assert_all_same_bits(found, expected, f"{shift - room} elements after out")
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("side", [1, 4, 17, 40])
-def test_out_may_be_another_view_of_an_argument(operation, replaced, side, view, dtype, always_parallel):
+def test_a_buffer_may_be_another_view_of_an_argument(operation, replaced, buffer, side, view, dtype, always_parallel):
     arguments = operation.make(LABEL, side, side, dtype)
     expected = operation(**arguments)
     out = VIEWS[view](arguments[replaced])
-    found = operation(**arguments, out=out, num_threads=2)
-    assert found[operation.result] is out
-    assert_all_same_bits(found | {operation.result: np.array(out)}, expected)
+    found = operation(**arguments, **{buffer: out}, num_threads=2)
+    assert found[operation.buffers[buffer]] is out
+    assert_all_same_bits(plain(operation, found), expected)
 
 
 @pytest.mark.parametrize("gap", [0, 1, 3])
-def test_out_may_interleave_with_an_argument(operation, replaced, gap, dtype, always_parallel):
+def test_a_buffer_may_interleave_with_an_argument(operation, replaced, buffer, gap, dtype, always_parallel):
     arguments = operation.make(LABEL, 8, 20, dtype)
     expected = operation(**arguments)
-    buffer = np.zeros((12, 20 + gap), dtype)
-    one_row_down = buffer[:8, :20], buffer[4:, gap : 20 + gap]
-    buffer = np.zeros((8, 40), dtype)
-    beside = buffer[:, :20], buffer[:, 20:]  # same rows, no byte shared
+    memory = np.zeros((12, 20 + gap), dtype)
+    one_row_down = memory[:8, :20], memory[4:, gap : 20 + gap]
+    memory = np.zeros((8, 40), dtype)
+    beside = memory[:, :20], memory[:, 20:]  # same rows, no byte shared
     for given, out in (one_row_down, beside):
         given[...] = arguments[replaced]
-        found = operation(**{**arguments, replaced: given}, out=out, num_threads=3)
-        assert_all_same_bits(found | {operation.result: np.array(out)}, expected)
+        found = operation(**{**arguments, replaced: given}, **{buffer: out}, num_threads=3)
+        assert_all_same_bits(plain(operation, found), expected)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_arguments_may_be_one_array(operation, rows, dtype):
     arguments = operation.make("normal", rows, 5, dtype)
-    x = arguments["x"]
+    x = arguments[operation.base]
     same = {Kind.ROWS: x, Kind.COLS: x[0]}
     given = {name: same.get(kind, arguments[name]) for name, kind in operation.arguments.items()}
     expected = operation(**copies(given))
     assert_all_same_bits(operation(**given), expected)
-    assert_all_same_bits(operation(**given, out=x), expected)
+    for buffer in operation.buffers:
+        own = x.copy()
+        same = {Kind.ROWS: own, Kind.COLS: own[0]}
+        given = {name: same.get(kind, arguments[name]) for name, kind in operation.arguments.items()}
+        assert_all_same_bits(operation(**given, **{buffer: own}), expected)
 
 
 # Bad calls
@@ -423,7 +434,7 @@ def test_wrong_dtypes_are_told_what_is_accepted(operation, argument):
 def test_nothing_to_normalize_is_refused(operation, x, shape):
     stats = np.empty((len(x), 1))
     arguments = {name: {Kind.ROWS: x, Kind.STATS: stats}.get(kind) for name, kind in operation.arguments.items()}
-    with pytest.raises(ValueError, match=r"^(x|normalized_shape) must .+, got "):
+    with pytest.raises(ValueError, match=r"^(x|s|normalized_shape) must .+, got "):
         operation(**arguments, normalized_shape=shape)
 
 
@@ -433,8 +444,9 @@ def test_bad_calls_are_refused_for_empty_input_too(operation):
         name: None if name in operation.optional else np.empty(kind.shape((0,), (8,)), "f4") for name, kind in kinds
     }
     wrong = {Kind.ROWS: array(1, 8), Kind.COLS: array(7), Kind.STATS: array(1, 1)}
-    bad = {name: wrong[kind] for name, kind in kinds if name != "x"}
-    bad |= {"num_threads": 0, "out": array(1, 8), "normalized_shape": 7} | ({"eps": -1} if operation.takes_eps else {})
+    bad = {name: wrong[kind] for name, kind in kinds if name != operation.base}
+    bad |= {"num_threads": 0, "normalized_shape": 7} | dict.fromkeys(operation.buffers, array(1, 8))
+    bad |= {"eps": -1} if operation.takes_eps else {}
     for name, value in bad.items():
         assert_refused(operation, {**good, name: value}, name, ValueError)
 
@@ -463,13 +475,13 @@ def test_bad_calls_keep_no_reference(function, name, make, error):
 def test_good_calls_keep_no_reference(operation, with_out, layout):
     arguments = operation.make(LABEL, 6, 8, np.float32)
     given = {name: in_layout(layout, value) for name, value in arguments.items()}
-    given["out"] = np.empty((6, 8), np.float32) if with_out else None
+    given |= {name: np.empty((6, 8), np.float32) if with_out else None for name in operation.buffers}
     assert_keeps_no_reference(getattr(fastln, operation.name), given)
 
 
 @counts_references
 def test_results_belong_to_the_caller(operation):
-    found = getattr(fastln, operation.name)(**{**good_call(operation), "out": None})
+    found = getattr(fastln, operation.name)(**good_call(operation) | dict.fromkeys(operation.buffers))
     for result in found if type(found) is tuple else (found,):
         assert sys.getrefcount(result) <= 4  # the tuple, the loop, the call
         assert result.base is None or type(result.base) is np.ndarray
@@ -487,8 +499,8 @@ def blocks_kept(function, arguments):
 @counts_references
 def test_memory_does_not_grow(operation):
     function, good = getattr(fastln, operation.name), good_call(operation)
-    bad = [{name: array(7)} for name in operation.arguments if name != "x"]
-    others = [{"x": np.asfortranarray(good["x"]), "out": None}]
+    bad = [{name: array(7)} for name in operation.arguments if name != operation.base]
+    others = [{operation.base: np.asfortranarray(good[operation.base]), "out": None}]
     others += [{"out": None, "output_mask": mask} for mask in operation.masks[3:4]]
     for changed in ({}, *bad, *others):
         arguments = good | changed

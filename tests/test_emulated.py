@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 from emulation import EMULATIONS, SOURCES, TESTS, emulated_program
+from operations import split
 from regimes import (
     COMBINATIONS,
     DTYPES,
@@ -42,38 +43,44 @@ FORWARD, BACKWARD = range(2)
 LAYER_NORM, RMS_NORM = range(2)  # fln_norm
 FORWARD_OF = (fastln.layer_norm_forward, fastln.rms_norm_forward)
 BACKWARD_OF = (fastln.layer_norm_backward, fastln.rms_norm_backward)
+ADD_FORWARD_OF = (fastln.add_layer_norm_forward, fastln.add_rms_norm_forward)
+ADD_BACKWARD_OF = (fastln.add_layer_norm_backward, fastln.add_rms_norm_backward)
 ELEMENTS = ("float32", "float64")  # fln_element
 
 norms = pytest.mark.parametrize("norm", [LAYER_NORM, RMS_NORM], ids=["layer norm", "RMS norm"])
 
 
-def pack(direction, norm, x, weight, bias, eps, *others):
-    """One case as the driver reads it."""
+def pack(direction, norm, x, weight, bias, eps, *others, residual=None):
+    """One case as the driver reads it; `others` follow the parameters, and a residual x."""
     which = direction, norm, ELEMENTS.index(x.dtype.name)
     if weight is None and (bias is not None or direction == BACKWARD):
         weight = np.ones(x.shape[1], x.dtype)  # as the caller of these kernels does
-    header = struct.pack("7qd", *which, *x.shape, weight is not None, bias is not None, eps)
-    return header + b"".join(a.tobytes() for a in (x, weight, bias, *others) if a is not None)
+    adds = residual is not None or (len(others) > 0 and others[1] is not None)
+    header = struct.pack("8qd", *which, *x.shape, weight is not None, bias is not None, adds, eps)
+    return header + b"".join(a.tobytes() for a in (x, residual, weight, bias, *others) if a is not None)
 
 
-def make_case(norm, regime, cols, dtype, combination):
+def make_case(norm, regime, cols, dtype, combination, adds=False):
     """One case of the forward pass: the bytes that the driver reads, and the arguments that fastln takes."""
     x = make_rows(regime, SHORT_ROWS if cols <= 64 else ROWS, cols, dtype)
     weight, bias = (
         p if used else None for p, used in zip(make_parameters(cols, dtype), COMBINATIONS[combination], strict=True)
     )
     eps = REGIMES[regime].eps
+    x, residual = split(x) if adds else (x, None)
+    rows = (x,) if residual is None else (x, residual)
     if norm == RMS_NORM:
-        return pack(FORWARD, norm, x, weight, None, eps), (x, None, weight, eps)
-    return pack(FORWARD, norm, x, weight, bias, eps), (x, None, weight, bias, eps)
+        return pack(FORWARD, norm, x, weight, None, eps, residual=residual), (*rows, None, weight, eps)
+    return pack(FORWARD, norm, x, weight, bias, eps, residual=residual), (*rows, None, weight, bias, eps)
 
 
-def make_backward_case(norm, label, rows, cols, dtype, weighted):
+def make_backward_case(norm, label, rows, cols, dtype, weighted, adds=False):
     """One case of the backward pass: the bytes that the driver reads, and the arguments that fastln takes."""
     dy, x = make_gradient_inputs(label, rows, cols, dtype)
     weight = make_parameters(cols, dtype)[0] if weighted else None
     _, *saved = FORWARD_OF[norm](x, eps=find_regime(GRADIENT_REGIMES[label][0]).eps)
-    return pack(BACKWARD, norm, x, weight, None, 0.0, dy, *saved), (dy, x, *saved, weight)
+    ds = dy[::-1, ::-1].copy() if adds else None
+    return pack(BACKWARD, norm, x, weight, None, 0.0, dy, ds, *saved), (dy, *([ds] if adds else []), x, *saved, weight)
 
 
 @pytest.fixture
@@ -123,3 +130,21 @@ def test_emulated_kernels_give_the_same_gradients(driver, use_avx2, norm, dtype)
     ]
     cases += [make_backward_case(norm, "normal", 9, cols, np.dtype(dtype), next(turns)) for cols in (4096, 10_000)]
     assert_driver_agrees(driver, dtype, BACKWARD_OF[norm], cases)
+
+
+@norms
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_kernels_add_to_the_same_bits(driver, use_avx2, norm, dtype):
+    turns = itertools.cycle(COMBINATIONS)
+    cols = (*EDGE_COLS, 513, 4096, 5000)
+    regimes = ("normal", "mean 1e4", "huge", "constant")
+    cases = [make_case(norm, regime, size, np.dtype(dtype), next(turns), True) for regime in regimes for size in cols]
+    cases.append(make_case(norm, "mean 10", 40_000, np.dtype(dtype), next(turns), True))
+    assert_driver_agrees(driver, dtype, ADD_FORWARD_OF[norm], cases)
+    rows = itertools.cycle((1, 2, 7, 8, 9, 16, 33, 130))
+    cases = [
+        make_backward_case(norm, "normal", next(rows), size, np.dtype(dtype), weighted, True)
+        for size in (*EDGE_COLS, 513, 5000)
+        for weighted in (True, False)
+    ]
+    assert_driver_agrees(driver, dtype, ADD_BACKWARD_OF[norm], cases)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from fences import needs_mprotect
-from helpers import assert_same_bits, output_of, run_python
-from operations import MIXED
+from helpers import assert_same_bits, in_wider_rows, output_of, run_python
+from operations import MIXED, Kind
 from regimes import EDGE_COLS
 
 import fastln
@@ -28,25 +29,28 @@ from operations import OPERATIONS
 kernel, isa, dtype = OPERATIONS[sys.argv[1]], sys.argv[2], np.dtype(sys.argv[3])
 operations = [operation for operation in OPERATIONS.values() if kernel.name in (operation.name, operation.kernel)]
 fastln.set_isa(isa)
-rooms = {name: Room(33 * 1100 * 8) for name in (*kernel.arguments, "out")}
+base = kernel.base
+rooms = {name: Room(33 * 1100 * 8) for name in (*kernel.arguments, *kernel.buffers)}
 if sys.argv[4:] == ["touch the fence"]:
-    rooms["x"].touch_the_fence()
+    rooms[base].touch_the_fence()
 
 masks = itertools.cycle(kernel.masks or [None])  # take turns: what is masked off need not be read
-replaced = itertools.cycle(kernel.in_place)
+places = itertools.cycle(itertools.product(kernel.in_place, kernel.buffers))
 
 
 def check(operation, arguments, at_end, gap, stream):
     expected = operation(**arguments)
-    gaps = {name: gap for name, value in arguments.items() if value is not None and value.shape == arguments["x"].shape}
+    shape = arguments[base].shape
+    gaps = {name: gap for name, value in arguments.items() if value is not None and value.shape == shape}
     fenced = {
         name: value if value is None else rooms[name].place(value, at_end, gaps.get(name, 0))
         for name, value in arguments.items()
     }
-    out = rooms["out"].place(np.zeros_like(arguments["x"]), at_end, gap)
+    out = {name: rooms[name].place(np.zeros_like(arguments[base]), at_end, gap) for name in kernel.buffers}
     mask = next(masks)
+    replaced, buffer = next(places)
     with stream_bytes(0 if stream else 1 << 56):
-        for options in ({}, {"output_mask": mask} if mask else {}, {"out": out}, {"out": fenced[next(replaced)]}):
+        for options in ({}, {"output_mask": mask} if mask else {}, out, {buffer: fenced[replaced]}):
             found = operation(**fenced, **options)
             assert_all_same_bits(found, {name: expected[name] for name in found}, list(options))
 
@@ -87,16 +91,19 @@ def test_the_guard_pages_do_guard():
 
 
 @pytest.mark.parametrize("gap", [0, 1, 9])
-def test_bytes_around_out_stay_as_they_are(operation, absent, gap, dtype, isa, always_parallel):
+def test_bytes_around_buffers_stay_as_they_are(operation, absent, gap, dtype, isa, always_parallel):
     for rows, cols in itertools.product((7, 33), EDGE_COLS):
         arguments = operation.make(MIXED, rows, cols, dtype, absent)
         before = {name: value.copy() for name, value in arguments.items() if value is not None}
-        buffer = np.full((rows + 2, cols + gap + 2), 0, dtype)
-        buffer.view(np.uint8)[...] = SENTINEL
-        untouched = np.ones(buffer.shape, bool)
+        rooms = {name: np.full((rows + 2, cols + gap + 2), 0, dtype) for name in operation.buffers}
+        for room in rooms.values():
+            room.view(np.uint8)[...] = SENTINEL
+        out = {name: room[1:-1, 1 : 1 + cols] for name, room in rooms.items()}
+        operation(**arguments, **out, num_threads=3)
+        untouched = np.ones((rows + 2, cols + gap + 2), bool)
         untouched[1:-1, 1 : 1 + cols] = False
-        operation(**arguments, out=buffer[1:-1, 1 : 1 + cols], num_threads=3)
-        assert (np.ascontiguousarray(buffer[untouched]).view(np.uint8) == SENTINEL).all(), f"rows={rows}, D={cols}"
+        for room in rooms.values():
+            assert (np.ascontiguousarray(room[untouched]).view(np.uint8) == SENTINEL).all(), f"rows={rows}, D={cols}"
         for name, value in before.items():
             assert_same_bits(arguments[name], value, f"{name}, rows={rows}, D={cols}")
 
@@ -111,6 +118,22 @@ def test_arguments_are_left_alone_and_may_be_read_only(operation, absent, dtype,
         assert_same_bits(arguments[name], value)
         arguments[name].flags.writeable = False
     operation(**arguments)
+
+
+@pytest.mark.parametrize("layout", [np.copy, in_wider_rows])
+def test_no_call_makes_an_array_of_its_rows(operation, absent, layout, dtype):
+    """Where results have buffers, memory is allocated for parameters and statistics alone."""
+    arguments = operation.make("normal", 300, 1000, dtype, absent)
+    by_row = [name for name in operation.by_row if arguments.get(name) is not None]
+    arguments |= {name: layout(arguments[name]) for name in by_row if operation.arguments[name] is Kind.ROWS}
+    buffers = {name: layout(np.zeros((300, 1000), dtype)) for name in operation.buffers}
+    tracemalloc.start()
+    try:
+        operation(**arguments, **buffers, num_threads=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 300 * 1000 * dtype.itemsize / 10
 
 
 # The control part of the floating-point environment: rounding, masks, flush-to-zero. Read through fegetenv,
@@ -171,7 +194,7 @@ for label, cols in itertools.product(dict.fromkeys((*REGIMES, *operation.regimes
 nan = {name: np.full_like(value, np.nan) for name, value in operation.make("normal", 3, 70, dtype).items()}
 for name in operation.in_place:
     operation(**nan, out=nan[name])
-for bad in ({"normalized_shape": 71}, {"weight": nan["x"]}, {"num_threads": 0}):
+for bad in ({"normalized_shape": 71}, {"weight": nan[operation.base]}, {"num_threads": 0}):
     try:
         operation(**nan | bad)
     except ValueError:

@@ -131,7 +131,7 @@ LONG = [
 def test_no_message_prints_what_is_long(operation, name, what):
     call = call_with(operation, name, BULKY[what]())
     text = message_of(getattr(fastln, operation.name), **call)
-    assert re.match(rf"{name} must .+, got ", text) or name == "x"
+    assert re.match(rf"{name} must .+, got ", text) or name in ("x", "s")
     assert text.count("123456789") < 8
 
 
@@ -171,7 +171,8 @@ def test_an_axis_for_a_size(operation, shape):
 
 def test_a_wrong_size_is_not_taken_for_an_axis(operation):
     text = message_of(operation, **{**good_call(operation), "normalized_shape": 7})
-    assert text == "normalized_shape must equal the trailing dimensions of x, whose shape is (2, 3, 8), got (7,)"
+    start = f"normalized_shape must equal the trailing dimensions of {operation.base}, whose shape is "
+    assert text == f"{start}(2, 3, 8), got (7,)"
 
 
 def test_an_axis_for_the_size_of_an_object():
@@ -194,10 +195,14 @@ def test_an_array_as_the_bias_of_an_object():
     assert message_of(fastln.RMSNorm, 8, 1e-5, array(8)).endswith("shape (8,): weight_init gives the weight")
 
 
-@pytest.mark.parametrize(("function", "place"), [("layer_norm", "fifth"), ("rms_norm", "fourth")])
+@pytest.mark.parametrize(
+    ("function", "place"),
+    [("layer_norm", "fifth"), ("rms_norm", "fourth"), ("add_layer_norm", "sixth"), ("add_rms_norm", "fifth")],
+)
 def test_an_eps_in_the_place_of_a_weight(function, place):
+    rows = [array(4, 8)] * (2 if function.startswith("add") else 1)
     for call in (function, f"{function}_forward"):
-        text = message_of(getattr(fastln, call), array(4, 8), 8, 1e-5)
+        text = message_of(getattr(fastln, call), *rows, 8, 1e-5)
         assert text == (
             f"weight must have shape (8,) to match normalized_shape, got the number 1e-05: eps is the {place} argument"
         )
@@ -232,6 +237,9 @@ def test_how_to_have_floats(dtype):
         ("layer_norm_forward", 5, "out and num_threads"),
         ("rms_norm", 4, "weight_offset, cast, out and num_threads"),
         ("layer_norm_backward", 5, "normalized_shape, output_mask, out and num_threads"),
+        ("add_layer_norm", 6, "out, residual_out and num_threads"),
+        ("add_rms_norm", 5, "weight_offset, cast, out, residual_out and num_threads"),
+        ("add_layer_norm_backward", 6, "normalized_shape, output_mask, out and num_threads"),
     ],
 )
 def test_too_many_positional_arguments(function, most, keywords):
@@ -250,6 +258,8 @@ PUBLIC = {
     "RmsNorm": "RMSNorm",
     "rmsnorm": "rms_norm",
     "layer_norm_grad": "layer_norm_backward",
+    "AddLayerNorm": "add_layer_norm",
+    "add_rmsnorm": "add_rms_norm",
 }
 
 
@@ -287,11 +297,17 @@ KEYWORDS = {
     "grad_output": "dy",
     "invstd": "rstd",
     "ouput_mask": "output_mask",
+    "skip": "residual",
+    "residul": "residual",
+    "input_skip_bias_sum": "residual_out",
+    "grad_sum": "ds",
 }
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
-@pytest.mark.parametrize("function", ["layer_norm", "layer_norm_forward", "layer_norm_backward", "LayerNorm"])
+@pytest.mark.parametrize(
+    "function", ["layer_norm", "layer_norm_forward", "layer_norm_backward", "LayerNorm", "add_layer_norm"]
+)
 def test_keywords_of_elsewhere_point_to_the_name_here(function, keyword):
     call = getattr(fastln, function)
     names = list(inspect.signature(call).parameters)
@@ -323,7 +339,7 @@ def test_every_name_elsewhere_means_one_thing():
     elsewhere = [name for names in ELSEWHERE.values() for name in names]
     assert len(elsewhere) == len(set(elsewhere))
     public = {*inspect.signature(fastln.LayerNorm).parameters}
-    for function in ("layer_norm", "layer_norm_backward"):
+    for function in ("add_layer_norm", "layer_norm_backward", "add_layer_norm_backward"):
         public |= {*inspect.signature(getattr(fastln, function)).parameters}
     assert set(ELSEWHERE) <= public
 
@@ -537,8 +553,8 @@ def test_tensors_of_half_precision_as_parameters(operation, torch):
 @pytest.mark.parametrize("value", [1e300, -1e300, 3.5e38])
 @pytest.mark.parametrize("state", ["warn", "raise", "ignore"])
 def test_values_too_large_for_the_type_of_x_are_refused(operation, argument, value, state):
-    if argument == "x":
-        pytest.skip("decides the type")
+    if argument == operation.base or argument in operation.like_base:
+        pytest.skip("decides the type, or has that of what does")
     large = good_call(operation)[argument].astype(np.float64)
     large.flat[-1] = value
     with np.errstate(all=state), warnings.catch_warnings():

@@ -66,6 +66,16 @@ def wrong_backward(change):
     return replace
 
 
+def nudging(function):
+    """The same function with a wrong bit in its first result."""
+
+    def call(*arguments, **options):
+        first, *others = function(*arguments, **options)
+        return nudged(first), *others
+
+    return call
+
+
 def only_on(isa, change):
     """The change, made by one instruction set alone."""
     return lambda result, *rest: change(result) if fastln.get_isa() == isa else result
@@ -142,6 +152,10 @@ WRONG = {
     "rows with a stride are other rows": (
         wrong_forward(lambda y, x, _: y if x.flags.c_contiguous else nudged(y)),
         "batches, layouts and buffers change no bit",
+    ),
+    "a residual is rounded otherwise": (
+        lambda patch: patch.setattr(fastln, "add_rms_norm", nudging(fastln.add_rms_norm)),
+        "sums with a residual have the bits of two calls",
     ),
     "NaN spreads": (wrong_forward(spreading_nan), "NaN, Inf and constant rows"),
     "a wrong weight is accepted": (accepting("weight", ValueError), "wrong calls are refused"),

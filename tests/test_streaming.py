@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ NEVER = 1 << 56
 
 def moved(operation, arguments, start):
     """The same arguments; those by row begin so many elements into a line of the cache."""
-    return {name: at_offset(value, start) if name in operation.by_row else value for name, value in arguments.items()}
+    by_row = [name for name in operation.by_row if arguments.get(name) is not None]
+    return arguments | {name: at_offset(arguments[name], start) for name in by_row}
 
 
 @pytest.mark.parametrize("cols", COLS)
@@ -28,15 +30,14 @@ def test_streamed_results_have_the_same_bits(operation, cols, dtype, isa):
         absent = operation.absences[(turn + start // 4) % len(operation.absences)]
         arguments = operation.make(LABEL, rows, cols, dtype, absent)
         given = moved(operation, arguments, start)
-        wide = {**arguments, "x": in_wider_rows(arguments["x"], 16)}
+        wide = {**arguments, operation.base: in_wider_rows(arguments[operation.base], 16)}
         with stream_bytes(NEVER):
             expected = operation(**arguments)
         with stream_bytes(0):
             for out_start, options in itertools.product((0, 4, 12), masks):
-                out = at_offset(np.zeros_like(arguments["x"]), out_start)
-                found = operation(**given, **options, out=out)
+                found = operation.into(partial(at_offset, elements=out_start), given, **options)
                 assert_all_same_bits(found, {name: expected[name] for name in found}, f"rows={rows}, {options}")
-            found = operation(**wide, out=in_wider_rows(arguments["x"], 16))
+            found = operation.into(partial(in_wider_rows, gap=16), wide)
             assert_all_same_bits(found, expected, f"rows={rows}, wide")
 
 
@@ -44,18 +45,16 @@ def test_streamed_results_have_the_same_bits(operation, cols, dtype, isa):
 def test_rows_out_of_the_ordinary_among_streamed_ones_have_the_same_bits(operation, cols, dtype, isa):
     """These are written by other means, between lines that two rows share."""
     data = operation.data("normal", 23, cols, dtype)
-    x = data["x"]
-    x[0] = x[5] = 3
-    x[2, cols // 2] = np.nan
-    x[7] *= dtype.type(1e-30)
-    x[12:15] = 0
-    x[22] *= dtype.type(1e30)
+    operation.change_rows(data, [0, 5], lambda rows: 3)
+    operation.change_rows(data, 2, lambda row: np.where(np.arange(cols) == cols // 2, np.nan, row))
+    operation.change_rows(data, 7, lambda row: row * dtype.type(1e-30))
+    operation.change_rows(data, slice(12, 15), lambda rows: 0)
+    operation.change_rows(data, 22, lambda row: row * dtype.type(1e30))
     arguments = operation.complete(data)
     expected = without_nan(operation(**arguments))
     with stream_bytes(0):
         for start in (0, 4, 12):
-            out = at_offset(np.zeros_like(x), start)
-            found = operation(**moved(operation, arguments, start), out=out)
+            found = operation.into(partial(at_offset, elements=start), moved(operation, arguments, start))
             assert_all_same_bits(without_nan(found), expected)
 
 
@@ -70,10 +69,10 @@ def test_streams_of_several_threads_have_the_same_bits(operation, threads, dtype
     expected = operation(**arguments, num_threads=1)
     with stream_bytes(0):
         for start in (0, 4):
-            out = at_offset(np.zeros_like(arguments["x"]), start)
-            for options in ({"out": out}, {}):
-                found = operation(**moved(operation, arguments, start), **options, num_threads=threads)
-                assert_all_same_bits(found, expected)
+            given = moved(operation, arguments, start)
+            assert_all_same_bits(operation(**given, num_threads=threads), expected)
+            found = operation.into(partial(at_offset, elements=start), given, num_threads=threads)
+            assert_all_same_bits(found, expected)
 
 
 @pytest.mark.parametrize("cols", [16400, 65553])
@@ -83,17 +82,17 @@ def test_a_streamed_row_of_several_threads_has_the_same_bits(operation, cols, dt
         expected = operation(**arguments, num_threads=1)
     with stream_bytes(0):
         for threads, start in itertools.product((2, 3), (0, 4)):
-            out = at_offset(np.zeros_like(arguments["x"]), start)
-            found = operation(**moved(operation, arguments, start), out=out, num_threads=threads)
+            given = moved(operation, arguments, start)
+            found = operation.into(partial(at_offset, elements=start), given, num_threads=threads)
             assert_all_same_bits(found, expected)
 
 
-def test_streaming_in_place_has_the_same_bits(operation, replaced, dtype, isa):
+def test_streaming_in_place_has_the_same_bits(operation, replaced, buffer, dtype, isa):
     arguments = operation.make(LABEL, 9, 768, dtype)
     expected = operation(**arguments)
     with stream_bytes(0):
         given = {**arguments, replaced: arguments[replaced].copy()}
-        assert_all_same_bits(operation.in_the_place_of(replaced, given), expected)
+        assert_all_same_bits(operation.in_the_place_of(replaced, given, buffer), expected)
 
 
 def test_the_default_comes_from_the_cache():

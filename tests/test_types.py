@@ -135,6 +135,22 @@ def test_rms_norm_and_its_object_know_the_same() -> None:
     assert plain.weight is None
 
 
+def test_norms_of_a_sum_know_the_same() -> None:
+    y, s = fastln.add_layer_norm(X, X, 8, WEIGHT, residual_out=np.empty_like(X))
+    assert_type((y, s), tuple[Float32, Float32])
+    assert_type(fastln.add_rms_norm([1.0, 2.0], [3.0, 4.0]), tuple[Float64, Float64])
+    saved = fastln.add_layer_norm_forward(X, X)
+    assert_type(saved, tuple[Float32, Float32, Float32, Float32])
+    _, total, mean, rstd = saved
+    some = fastln.add_layer_norm_backward(y, None, total, mean, rstd, output_mask=(True, False, True))
+    assert_type(some, tuple[Float32, None, Float32])
+    assert_type(fastln.add_rms_norm_forward(X, X), tuple[Float32, Float32, Float32])
+    both = fastln.add_rms_norm_backward(y, s, s, rstd)
+    assert_type(both, tuple[Float32, Float32])
+    assert dtypes((y, s, *saved, *both)) == [np.float32] * 8
+    assert dtypes(some) == [np.float32, None, np.float32]
+
+
 def test_annotations_need_no_parameters() -> None:
     def train(norm: fastln.LayerNorm, saved: fastln.LayerNormSaved) -> fastln.LayerNormGradients:
         return norm.backward(saved.x, saved)

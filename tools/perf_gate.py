@@ -66,6 +66,14 @@ CELLS = [
     Cell("rms_norm", 1, 768, "float64"),
     Cell("rms_norm", 128, 768),
     Cell("rms_norm", 1024, 64),
+    Cell("add_layer_norm", 1, 768),
+    Cell("add_layer_norm", 1, 768, num_threads=None),
+    Cell("add_layer_norm", 128, 768),
+    Cell("add_layer_norm", 1024, 64),
+    Cell("add_layer_norm_backward", 1, 768),
+    Cell("add_layer_norm_backward", 128, 768),
+    Cell("add_rms_norm", 1, 768),
+    Cell("add_rms_norm", 128, 768),
     Cell("rms_norm_backward", 1, 768),
     Cell("rms_norm_backward", 1, 768, "float64"),
     Cell("rms_norm_backward", 128, 768),
@@ -106,8 +114,13 @@ for name, (call, rows, cols, dtype, num_threads) in {[(str(cell), tuple(cell)) f
         "layer_norm_backward": (dy, x, mean, rstd, weight),
         "rms_norm": (x, cols, weight),
         "rms_norm_backward": (dy, x, rstd, weight),
+        "add_layer_norm": (x, dy, cols, weight, bias),
+        "add_layer_norm_backward": (dy, dy, x, mean, rstd, weight),
+        "add_rms_norm": (x, dy, cols, weight),
     }}[call]
     keywords = {{"num_threads": num_threads}} if num_threads else {{}}
+    if call in ("add_layer_norm", "add_rms_norm"):
+        keywords["residual_out"] = np.empty_like(x)
     count(name, getattr(fastln, call), *arguments, out=out, **keywords)
 """
 

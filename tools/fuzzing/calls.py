@@ -34,7 +34,7 @@ class Subclass(np.ndarray):
         raise AssertionError("a ufunc was called")
 
 
-def spell(rng: Rng, name: str, view: Array, alone: bool) -> Any:
+def spell(rng: Rng, view: Array, alone: bool, is_converted: bool) -> Any:
     """The array itself, or something that stands for it."""
     kind = pick(rng, ("itself", "subclass", "read-only", "__array__", "list"), [0.85, 0.05, 0.04, 0.03, 0.03])
     if kind == "subclass":
@@ -46,7 +46,7 @@ def spell(rng: Rng, name: str, view: Array, alone: bool) -> Any:
     if kind == "__array__":
         return WithArray(view)
     # Lists are of float64.
-    if kind == "list" and view.size and view.size < 1000 and (name != "x" or view.dtype == np.float64):
+    if kind == "list" and view.size and view.size < 1000 and (is_converted or view.dtype == np.float64):
         return view.tolist()
     return view
 
@@ -119,9 +119,9 @@ def spoil_call(rng: Rng, operation: Operation, shape: Shape, arguments: dict[str
     if name in operation.arrays:
         view = views.get(name)
         like = view if view is not None else np.zeros(shape.of(operation.arrays[name]))
-        wrong = wrong_arrays(rng, like, name not in operation.optional, name == "x")
-    elif name == "out":
-        wrong = wrong_outs(rng, views["x"])
+        wrong = wrong_arrays(rng, like, name not in operation.optional, name == operation.base)
+    elif name in ("out", "residual_out"):
+        wrong = wrong_outs(rng, views[operation.base])
     elif name == "eps" and operation.others:  # of RMS norm None is right
         wrong = [value for value in WRONG[name] if value is not None]
     elif name == "output_mask":
@@ -195,7 +195,7 @@ def make_case(seed: int, number: int) -> Case:
         arguments=arguments,
         min_parallel_bytes=pick(rng, (0, 0, 1000, 1 << 20)),
         stream_bytes=pick(rng, (0, 0, 1000, None)),
-        callers=3 if not with_out and chance(rng, 0.05) else 1,
+        callers=3 if not with_out and "residual_out" not in places.views and chance(rng, 0.05) else 1,
     )
     if chance(rng, 0.2):
         case.wrong = spoil_call(rng, operation, shape, arguments, places.views)
@@ -207,9 +207,13 @@ def make_arguments(
 ) -> dict[str, Any]:
     """Arguments by name, all of them right."""
     views, is_apart = places.views, places.overlap == "none"
+    fixed = operation.of_base_dtype
     arguments: dict[str, Any] = {
-        name: spell(rng, name, views[name], is_apart) if name in views else None for name in operation.arrays
+        name: spell(rng, views[name], is_apart, name not in fixed) if name in views else None
+        for name in operation.arrays
     }
+    if "residual_out" in views:
+        arguments["residual_out"] = views["residual_out"]
     arguments["normalized_shape"] = spell_shape(rng, shape.block)
     arguments["num_threads"] = pick(rng, (None, 1, 2, 3, 7, np.int64(2)))
     if "eps" in operation.options:
@@ -236,7 +240,7 @@ def fill(operation: Operation, shape: Shape, problem: Problem, places: Places) -
 
     The statistics are those of x, unless something else lies over them.
     """
-    dtype = problem.arrays["x"].dtype
+    dtype = problem.arrays[operation.base].dtype
     flat = {ROWS: (shape.rows, shape.cols), STATS: (shape.rows, 1), PARAMETER: (shape.cols,)}
 
     def values_of(name: str) -> Array:
@@ -249,7 +253,7 @@ def fill(operation: Operation, shape: Shape, problem: Problem, places: Places) -
     present = [name for name in operation.arrays if name in places.views]
     write([name for name in present if operation.arrays[name] != STATS])
     if operation.statistics:
-        problem.arrays.update(operation.statistics(values_of("x"), problem.eps))
+        problem.arrays.update(operation.statistics(values_of(operation.base), problem.eps))
         write([name for name in present if operation.arrays[name] == STATS])
     problem.arrays.update({name: values_of(name) for name in present})
     for memory in places.memories:

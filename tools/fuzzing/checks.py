@@ -62,15 +62,17 @@ def check_results(found: tuple[Any, ...], expected: tuple[Any, ...], shapes: lis
             )
 
 
-def check_memory(case: Case, result: Array | None) -> None:
-    """No byte differs from before, but those of out's elements, which are the expected result."""
+def check_memory(case: Case, results: dict[str, Array]) -> None:
+    """No byte differs from before, but those of the elements of buffers, which are the expected results."""
     views = case.places.views
     for memory in case.places.memories:
         first = memory.bytes.ctypes.data
         inside = {name: view for name, view in views.items() if np.may_share_memory(view, memory.bytes)}
         expected = memory.before.copy()
-        if result is not None and "out" in inside:
-            out = views["out"]
+        for name, result in results.items():
+            if name not in inside:
+                continue
+            out = views[name]
             at = np.ndarray(out.shape, out.dtype, expected, out.ctypes.data - first, out.strides)
             at[...] = result.reshape(out.shape)
         differ = np.flatnonzero(expected != memory.bytes)
@@ -104,7 +106,7 @@ def run_plain(case: Case, operation: Operation) -> tuple[Any, ...]:
     options = {name: case.arguments[name] for name in ("eps", "output_mask") if name in operation.options}
     expected = as_tuple(operation.plain(**case.problem.arrays, **options, num_threads=1))
     too_large = []
-    dtype = case.problem.arrays["x"].dtype
+    dtype = case.problem.arrays[operation.base].dtype
     for result, error in operation.judge(case.problem, expected) if long_double_suffices(dtype) else ():
         key = result, dtype.name
         LARGEST[key] = max(LARGEST.get(key, (0.0, 0)), (error, case.number))
@@ -131,23 +133,24 @@ def run_wrong(case: Case, operation: Operation) -> None:
         raise FindingError("no error")
     if before is not None and value.tobytes() != before:
         raise FindingError("the wrong argument was written to")
-    check_memory(case, None)
+    check_memory(case, {})
 
 
 def run_right(case: Case, operation: Operation) -> None:
     """A call gives the bits of the plain one, and touches nothing else."""
     expected = run_plain(case, operation)
     shapes = [case.shape.of(kind) for kind in operation.results]
-    out = case.arguments.get("out")
+    given = {place: case.arguments.get(name) for place, name in enumerate(("out", "residual_out"))}
+    given = {place: out for place, out in given.items() if out is not None}
+    fresh = [place for place in range(len(shapes)) if place not in given]
     with settings(case.min_parallel_bytes, case.stream_bytes):
         for found in call_together(case, operation):
-            if out is None:
-                check_results(found, expected, shapes)
-            else:
-                check_results(found[1:], expected[1:], shapes[1:])
-                if found[0] is not out:
-                    raise FindingError("the result is not out")
-    check_memory(case, None if out is None else with_nans_of(expected[0], case.places.views["out"]))
+            check_results(*(tuple(results[place] for place in fresh) for results in (found, expected, shapes)))
+            if any(found[place] is not out for place, out in given.items()):
+                raise FindingError("a result is not the buffer that was given")
+    views = {place: case.places.views[("out", "residual_out")[place]] for place in given}
+    written = {place: with_nans_of(expected[place], view) for place, view in views.items()}
+    check_memory(case, {("out", "residual_out")[place]: result for place, result in written.items()})
 
 
 def call_together(case: Case, operation: Operation) -> list[tuple[Any, ...]]:

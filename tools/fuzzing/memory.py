@@ -129,19 +129,26 @@ class Places:
 def place(rng: Rng, operation: Operation, shape: Shape, problem: Problem, with_out: bool) -> Places:
     """Layouts of the arrays and of `out`, and memory for them."""
     places = Places()
-    dtype = problem.arrays["x"].dtype
+    dtype = problem.arrays[operation.base].dtype
     block = len(shape.block)
     layouts: dict[str, Layout] = {}
     for name, kind in operation.arrays.items():
         if problem.arrays[name] is None:
             continue
-        own = FLOATS[dtype == FLOATS[0]] if name != "x" and chance(rng, 0.07) else dtype
+        own = FLOATS[dtype == FLOATS[0]] if name not in operation.of_base_dtype and chance(rng, 0.07) else dtype
         own = own.newbyteorder() if chance(rng, 0.1) else own
         layouts[name] = make_layout(rng, shape.of(kind), 0 if kind == PARAMETER else block, own, True)
     together: dict[str, int] = {}  # in one memory: {name: offset}
     if with_out:
         places.overlap = pick(rng, OVERLAPS, [0.4, 0.15, 0.05, 0.1, 0.1, 0.15, 0.05])
         places.overlap, together = overlap(rng, places.overlap, operation, shape, layouts, dtype)
+    if "residual_out" in operation.options and chance(rng, 0.7):
+        twin = pick(rng, ("x", "residual", ""))  # it may be one of these, unless out is there too
+        if twin and not together and 0 not in layouts[twin].strides and layouts[twin].dtype == dtype:
+            layouts["residual_out"] = layouts[twin]
+            together = {twin: 0, "residual_out": 0}
+        else:
+            layouts["residual_out"] = make_layout(rng, shape.of(ROWS), block, dtype, False)
     for name, layout in layouts.items():
         if name not in together:
             low = edge(rng, dtype.itemsize)

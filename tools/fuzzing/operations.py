@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,12 +40,18 @@ class Operation:
     plain: Callable[..., Any]  # what must give the same bits
     arrays: Mapping[str, str]  # {argument: kind}; x is one of them
     optional: tuple[str, ...]
-    results: tuple[str, ...]  # kinds; the first can go to `out`
-    options: tuple[str, ...]  # of eps, output_mask, out
+    results: tuple[str, ...]  # kinds; the first can go to `out`, the second of some to `residual_out`
+    options: tuple[str, ...]  # of eps, output_mask, out, residual_out
     judge: Callable[[Problem, tuple[Array | None, ...]], Iterator[tuple[str, float]]]
     regimes: tuple[str, ...]  # of x
     statistics: Callable[[Array, float], dict[str, Array]] | None = None  # those among the arguments, of x and eps
     others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # {argument: values that change no bit}
+    base: str = "x"  # the argument whose dtype is that of the results
+
+    @property
+    def of_base_dtype(self) -> tuple[str, ...]:
+        """The arguments that are not converted."""
+        return (self.base, "residual")
 
 
 class Norm(NamedTuple):
@@ -69,9 +75,14 @@ def excess(promised: Mapping[str, Mapping[str, float]], result: str, found: Arra
 
 def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
     """The errors of y, and of mean and rstd where they are there."""
-    x, weight, bias = (problem.arrays.get(name) for name in ("x", "weight", "bias"))
-    finite = np.isfinite(x).all(axis=1)
+    x, residual, weight, bias = (problem.arrays.get(name) for name in ("x", "residual", "weight", "bias"))
     y = found[0]
+    if residual is not None:
+        x = x + residual
+        if not np.array_equal(x, found[1], equal_nan=True):
+            raise FindingError("s is not x + residual")
+        found = (y, *found[2:])
+    finite = np.isfinite(x).all(axis=1)
     if not np.isnan(y[~finite]).all():
         raise FindingError("a row with NaN or Inf is not all NaN")
     rows = x[finite]
@@ -112,8 +123,10 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
 
     That is where mean and rstd are not those of x, or a product of two numbers might be out of range.
     """
-    dy, x, rstd, weight = (problem.arrays[name] for name in ("dy", "x", "rstd", "weight"))
-    if not len(x) or not all(np.isfinite(a).all() for name, a in problem.arrays.items() if name != "weight"):
+    dy, rstd, weight, ds = (problem.arrays.get(name) for name in ("dy", "rstd", "weight", "ds"))
+    x = problem.arrays["s" if "s" in problem.arrays else "x"]
+    present = {name: a for name, a in problem.arrays.items() if a is not None}
+    if not len(x) or not all(np.isfinite(a).all() for name, a in present.items() if name != "weight"):
         return
     if any(problem.arrays[name].tobytes() != a.tobytes() for name, a in norm.saved(x, problem.eps).items()):
         return
@@ -121,13 +134,13 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
     if max(g.max(), np.abs(dy).max(), rstd.max(), 1 / rstd.min()) > 1e13 or np.abs(x).max() > 1e15:
         return
     normalized = norm.normalize(x, problem.eps)
-    value = exact.gradients(dy, normalized, weight)
+    value = exact.gradients(dy, normalized, weight, ds)
     wide = np.abs(dy).astype(np.longdouble)
     g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
     largest = np.abs(normalized.x_hat).max(axis=1, keepdims=True)
     root = np.sqrt(np.square(g).mean(axis=1, keepdims=True))
     sizes = {
-        "dx": normalized.rstd * (g.max(axis=1, keepdims=True) + largest * root),
+        "dx": normalized.rstd * (g.max(axis=1, keepdims=True) + largest * root) + (0 if ds is None else np.abs(ds)),
         "dweight": exact.sum_rows(wide * largest),
         "dbias": exact.sum_rows(wide),
     }
@@ -209,6 +222,20 @@ def _rms_backward(call):
     return Operation(call, call, arrays, ("weight",), (ROWS, PARAMETER), options, judge, regimes, rstd_of_rms, others)
 
 
+def _with_residual(operation, call, *stats):
+    """The same norm of the sum of x and a residual."""
+    rest = {name: kind for name, kind in operation.arrays.items() if name != "x"}
+    arrays, options = {"x": ROWS, "residual": ROWS, **rest}, ("eps", "out", "residual_out")
+    return replace(operation, call=call, plain=call, arrays=arrays, results=(ROWS, ROWS, *stats), options=options)
+
+
+def _of_sum(operation, call):
+    """The same gradients, of s, with what reaches that beside the norm."""
+    rest = {name: kind for name, kind in operation.arrays.items() if name not in ("dy", "x")}
+    arrays = {"dy": ROWS, "ds": ROWS, "s": ROWS, **rest}
+    return replace(operation, call=call, plain=call, arrays=arrays, optional=("ds", "weight"), base="s")
+
+
 _ln, _ln_forward, _ln_backward = fastln.layer_norm, fastln.layer_norm_forward, fastln.layer_norm_backward
 
 OPERATIONS = {
@@ -222,6 +249,14 @@ OPERATIONS = {
     "LayerNorm.forward": _forward(object_forward, _ln_forward, (ROWS, STATS, STATS), "eps"),
     "LayerNorm.backward": _backward(object_backward, object_backward_plain, "out"),
 }
+OPERATIONS |= {
+    "add_layer_norm": _with_residual(OPERATIONS["layer_norm"], fastln.add_layer_norm),
+    "add_layer_norm_forward": _with_residual(OPERATIONS["layer_norm"], fastln.add_layer_norm_forward, STATS, STATS),
+    "add_layer_norm_backward": _of_sum(OPERATIONS["layer_norm_backward"], fastln.add_layer_norm_backward),
+    "add_rms_norm": _with_residual(OPERATIONS["rms_norm"], fastln.add_rms_norm),
+    "add_rms_norm_forward": _with_residual(OPERATIONS["rms_norm"], fastln.add_rms_norm_forward, STATS),
+    "add_rms_norm_backward": _of_sum(OPERATIONS["rms_norm_backward"], fastln.add_rms_norm_backward),
+}
 # Of the cases; every other operation has 1.
 SHARES = {
     "layer_norm": 4,
@@ -230,4 +265,8 @@ SHARES = {
     "rms_norm": 3,
     "rms_norm_forward": 3,
     "rms_norm_backward": 6,
+    "add_layer_norm": 3,
+    "add_layer_norm_forward": 2,
+    "add_layer_norm_backward": 4,
+    "add_rms_norm_backward": 2,
 }

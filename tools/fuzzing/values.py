@@ -100,12 +100,13 @@ def make_values(rng: Rng, operation: Operation, shape: Shape, dtype: np.dtype) -
     names = [pick(rng, regimes) for _ in range(rng.integers(1, 4))]
     usual = (REGIMES | BACKWARD_REGIMES)[names[0]].eps
     eps = float(pick(rng, (usual, usual, 1e-5, 1e-12, 1e-2, 3.0, 0.0)))
-    arrays: dict[str, Array | None] = {"x": make_x(rng, names, rows, cols, dtype)}
+    x = make_x(rng, names, rows, cols, dtype)
+    arrays: dict[str, Array | None] = {operation.base: x}
     for name, kind in operation.arrays.items():
         if name in operation.optional and chance(rng, 0.3):
             arrays[name] = None
-        elif name != "x" and kind == ROWS:
-            dy = DY[pick(rng, list(DY))](rng, arrays["x"].astype(np.float64))
+        elif name != operation.base and kind == ROWS:
+            dy = DY[pick(rng, list(DY))](rng, x.astype(np.float64))
             arrays[name] = np.array(dy, dtype).reshape(rows, cols)
         elif kind == PARAMETER:
             arrays[name] = make_parameter(rng, cols).astype(dtype)
