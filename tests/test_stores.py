@@ -8,7 +8,7 @@ from helpers import assert_all_same_bits
 from operations import Kind
 
 LARGE = 1 << 26
-FORWARD, BACKWARD, ADD_FORWARD, _ = range(4)  # directions of effort.pyx
+FORWARD, BACKWARD, ADD_FORWARD = range(3)  # directions of effort.pyx
 ROWS, COLS, THREADS = 1000, 768, 1
 SHAPE = (FORWARD, THREADS, ROWS, COLS, LARGE)
 
@@ -111,17 +111,18 @@ def test_what_a_call_took_is_not_said_of_the_shape_that_has_its_place():
 
 @pytest.mark.once_per_kernel
 def test_large_calls_are_tried_and_their_bits_are_the_same(operation, dtype):
+    if "ds" in operation.arguments:
+        pytest.skip("never goes past the cache")
     rows, cols = stores.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
     arguments = operation.make("mean 10", rows, cols, dtype)
     large = sum(kind is Kind.ROWS for kind in (*operation.arguments.values(), *operation.results.values()))
-    has_residual = not {"residual", "ds"}.isdisjoint(operation.arguments)
-    direction = (BACKWARD if operation.saved_by else FORWARD) + (ADD_FORWARD if has_residual else 0)
-    shape = (direction, 1, rows, cols, large * arguments[operation.base].nbytes)
+    direction = BACKWARD if operation.saved_by else ADD_FORWARD if "residual" in operation.arguments else FORWARD
+    shape = (direction, 1, rows, cols, large * arguments["x"].nbytes)
     with stores.stream_bytes(1 << 56):
         expected = operation(**arguments, num_threads=1)
     stores.forget()
     for call in range(1, 7):
         assert_all_same_bits(operation(**arguments, num_threads=1), expected)
         assert stores.calls_of(*shape) == call
-    operation.in_the_place_of(operation.base, arguments, num_threads=1)  # in place there is nothing to try
+    operation.in_the_place_of("x", arguments, num_threads=1)  # in place there is nothing to try
     assert stores.calls_of(*shape) == 6
