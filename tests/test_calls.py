@@ -309,6 +309,7 @@ def place(memory, start, values):
     return view
 
 
+@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("rows", [1, 3, 33])
 @pytest.mark.parametrize("cols", [1, 5, 16, 17, 33])
 def test_a_buffer_may_overlap_every_argument_in_every_way(

@@ -23,6 +23,7 @@ def moved(operation, arguments, start):
     return arguments | {name: at_offset(arguments[name], start) for name in by_row}
 
 
+@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("cols", COLS)
 def test_streamed_results_have_the_same_bits(operation, cols, dtype, isa):
     masks = [{"output_mask": mask} for mask in operation.masks if mask[0]] or [{}]
