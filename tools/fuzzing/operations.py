@@ -138,6 +138,9 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
     wide = np.abs(dy).astype(np.longdouble)
     g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
     largest = np.abs(normalized.x_hat).max(axis=1, keepdims=True)
+    least = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps  # below this size, products of two numbers are subnormal
+    if ((largest > 0) & (largest < least)).any():  # so is x_hat, from subnormal x under a large eps
+        return
     root = np.sqrt(np.square(g).mean(axis=1, keepdims=True))
     sizes = {
         "dx": normalized.rstd * (g.max(axis=1, keepdims=True) + largest * root) + (0 if ds is None else np.abs(ds)),
@@ -145,8 +148,7 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
         "dbias": exact.sum_rows(wide),
     }
     for (result, size), one, right in zip(sizes.items(), found, value, strict=False):  # RMS norm has no dbias
-        if one is not None:  # below this size, products of two numbers are subnormal
-            least = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps
+        if one is not None:
             yield result, excess(norm.promised, result, one, np.where(size > least, right, np.nan), size)
 
 
