@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -89,3 +90,16 @@ def output_of(code, *arguments, **options):
     done = run_python(code, *arguments, **options)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout.strip()
+
+
+def keeps_no_memory(work):
+    """Whether work() leaves fewer than 200 blocks behind, one time of three: what else runs may allocate, but once."""
+
+    def blocks_kept():
+        gc.collect()
+        before = sys.getallocatedblocks()
+        work()
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
+    return any(blocks_kept() < 200 for _ in range(3))

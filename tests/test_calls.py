@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import itertools
 import pydoc
@@ -22,7 +21,7 @@ from arguments import (
     counts_references,
     good_call,
 )
-from helpers import assert_all_same_bits, assert_same_bits
+from helpers import assert_all_same_bits, assert_same_bits, keeps_no_memory
 from layouts import LAYOUTS, VIEWS, WRITABLE_LAYOUTS, WithArray, in_layout
 from operations import OPERATIONS, Kind
 
@@ -488,15 +487,6 @@ def test_results_belong_to_the_caller(operation):
         assert result.base is None or type(result.base) is np.ndarray
 
 
-def blocks_kept(function, arguments):
-    """Of memory, after 1000 calls."""
-    gc.collect()
-    before = sys.getallocatedblocks()
-    call_often(function, arguments, 1000)
-    gc.collect()
-    return sys.getallocatedblocks() - before
-
-
 @counts_references
 def test_memory_does_not_grow(operation):
     function, good = getattr(fastln, operation.name), good_call(operation)
@@ -506,5 +496,4 @@ def test_memory_does_not_grow(operation):
     for changed in ({}, *bad, *others):
         arguments = good | changed
         call_often(function, arguments, 50)
-        # What else runs in the process may allocate too, once: what the calls keep, they keep every time.
-        assert min(blocks_kept(function, arguments) for _ in range(3)) < 200
+        assert keeps_no_memory(lambda given=arguments: call_often(function, given, 1000))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import inspect
 import pickle
 import pydoc
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from arguments import BAD_EPS, BAD_SHAPE, BAD_X, SHAPE, array, assert_refused, counts_references
 from bounds import USUAL, judge_gradients
-from helpers import assert_same_bits
+from helpers import assert_same_bits, keeps_no_memory
 from regimes import make_parameters, make_rows
 
 import fastln
@@ -1017,16 +1016,7 @@ def test_memory_does_not_grow():
         with contextlib.suppress(ValueError):  # pytest.raises would keep some blocks of its own
             module.load_state_dict({"weight": x, "bias": x})
 
-    def blocks_kept():
-        gc.collect()
-        before = sys.getallocatedblocks()
-        for _ in range(300):
-            use()
-        gc.collect()
-        return sys.getallocatedblocks() - before
-
-    # What else runs in the process may allocate too, once: what the calls keep, they keep every time.
-    assert min(blocks_kept() for _ in range(3)) < 200
+    assert keeps_no_memory(lambda: [use() for _ in range(300)])
 
 
 def test_what_is_saved_is_let_go():
