@@ -11,8 +11,10 @@
 extern "C" {
 #endif
 
-// How the numbers of x, y, dy and dx are stored. All other arrays hold numbers of the type that it is computed in.
-typedef enum fln_element { FLN_F32, FLN_F64, FLN_ELEMENTS } fln_element;
+// How the numbers of x, y, dy and dx are stored. All other arrays hold numbers of the type that it is computed in:
+// float for those of 16 bits (bfloat16, IEEE half). For these weight is always given, forward and backward, and so is
+// bias where the norm has one: ones and -0 stand in for what is missing, and change no bit.
+typedef enum fln_element { FLN_F32, FLN_F64, FLN_BF16, FLN_F16, FLN_ELEMENTS } fln_element;
 
 // What a row is normalized by: mean and standard deviation, or the root mean square. RMS norm has neither mean nor
 // bias: it ignores `mean` and `bias`, and there must be no `dbias`.
@@ -39,6 +41,8 @@ typedef struct fln_forward_args {
   ptrdiff_t cols;  // at least 1
   double eps;      // in squared units of x, finite and >= 0
   int stream;      // whether y, and sum, should go past the cache (see rows/lines.h)
+  // RMS norm of numbers of 16 bits: whether x_hat is rounded to them before the weight. Ignored elsewhere.
+  int round_x_hat;
 } fln_forward_args;
 
 // A row of more columns than a segment may be shared by several threads; each segment, the last one perhaps shorter,
@@ -57,7 +61,7 @@ typedef struct fln_backward_args {
   const void* ds;      // (rows, cols), added to dx, or NULL
   const void* mean;    // (rows,) contiguous
   const void* rstd;    // (rows,) contiguous
-  const void* weight;  // (cols,), or NULL unless dx and one of dweight and dbias are there
+  const void* weight;  // (cols,), or NULL unless dx and one of dweight and dbias are there, or numbers have 16 bits
   void* dx;            // (rows, cols) or NULL
   void* dweight;       // (cols,) or NULL
   void* dbias;         // (cols,) or NULL
@@ -106,6 +110,9 @@ typedef struct fln_element_kernels {
   void (*divide)(ptrdiff_t rows, ptrdiff_t cols, fln_backward_parts* parts);
   // After all chunks: dweight and dbias, as far as they are there, from the totals.
   void (*merge)(const fln_backward_args* args);
+  // n numbers from how they are stored to the type that it is computed in, and back, rounded to nearest even.
+  void (*widen)(const void* from, void* to, ptrdiff_t n);
+  void (*narrow)(const void* from, void* to, ptrdiff_t n);
 } fln_element_kernels;
 
 typedef struct fln_kernels {

@@ -74,6 +74,66 @@ inline __m256 narrow(__m512d a) {
   return narrowed;
 }
 
+inline __m512 join(__m256 low, __m256 high) {
+  __m512 both;
+  std::memcpy(&both, &low, sizeof low);
+  std::memcpy(reinterpret_cast<char*>(&both) + sizeof low, &high, sizeof high);
+  return both;
+}
+
+inline __m512 widen_halves(__m256i a) {
+  return join(_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)));
+}
+
+inline __m256i narrow_to_halves(__m512 a) {
+  const __m128i low = _mm256_cvtps_ph(_mm512_castps512_ps256(a), _MM_FROUND_TO_NEAREST_INT);
+  return _mm256_set_m128i(_mm256_cvtps_ph(upper_half(a), _MM_FROUND_TO_NEAREST_INT), low);
+}
+
+// Sixteen numbers of 16 bits, of which no vector type of GCC knows the lanes.
+struct Shorts {
+  uint16_t lane[16];
+
+  static Shorts of(__m256i a) {
+    Shorts shorts;
+    std::memcpy(&shorts, &a, sizeof a);
+    return shorts;
+  }
+  __m256i vector() const {
+    __m256i a;
+    std::memcpy(&a, this, sizeof a);
+    return a;
+  }
+};
+
+inline __m256i load_shorts(unsigned mask, const void* p) {
+  Shorts shorts = {};
+  for (unsigned i = 0; i < 16; ++i)
+    if (mask >> i & 1) std::memcpy(shorts.lane + i, static_cast<const char*>(p) + 2 * i, 2);
+  return shorts.vector();
+}
+
+inline void store_shorts(void* p, unsigned mask, __m256i a) {
+  const Shorts shorts = Shorts::of(a);
+  for (unsigned i = 0; i < 16; ++i)
+    if (mask >> i & 1) std::memcpy(static_cast<char*>(p) + 2 * i, shorts.lane + i, 2);
+}
+
+inline __m512i widen_shorts(__m256i a) {
+  const Shorts shorts = Shorts::of(a);
+  uint32_t wide[16];
+  for (unsigned i = 0; i < 16; ++i) wide[i] = shorts.lane[i];
+  return _mm512_loadu_si512(wide);
+}
+
+inline __m256i narrow_to_shorts(__m512i a) {
+  uint32_t wide[16];
+  _mm512_storeu_si512(wide, a);
+  Shorts shorts;
+  for (unsigned i = 0; i < 16; ++i) shorts.lane[i] = static_cast<uint16_t>(wide[i]);
+  return shorts.vector();
+}
+
 }  // namespace emulated
 
 #undef _mm512_mask_loadu_ps
@@ -89,6 +149,12 @@ inline __m256 narrow(__m512d a) {
 #undef _mm512_extractf32x8_ps
 #undef _mm512_cvtps_pd
 #undef _mm512_cvtpd_ps
+#undef _mm512_cvtph_ps
+#undef _mm512_cvtps_ph
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtepi32_epi16
+#undef _mm256_maskz_loadu_epi16
+#undef _mm256_mask_storeu_epi16
 #define _mm512_mask_loadu_ps(fill, mask, p) emulated::load(fill, mask, p)
 #define _mm512_mask_loadu_pd(fill, mask, p) emulated::load(fill, mask, p)
 #define _mm512_mask_storeu_ps(p, mask, a) emulated::store(p, mask, a)
@@ -102,6 +168,12 @@ inline __m256 narrow(__m512d a) {
 #define _mm512_extractf32x8_ps(a, half) ((half) ? emulated::upper_half(a) : _mm512_castps512_ps256(a))
 #define _mm512_cvtps_pd(a) emulated::widen(a)
 #define _mm512_cvtpd_ps(a) emulated::narrow(a)
+#define _mm512_cvtph_ps(a) emulated::widen_halves(a)
+#define _mm512_cvtps_ph(a, rounding) emulated::narrow_to_halves(a)
+#define _mm512_cvtepu16_epi32(a) emulated::widen_shorts(a)
+#define _mm512_cvtepi32_epi16(a) emulated::narrow_to_shorts(a)
+#define _mm256_maskz_loadu_epi16(mask, p) emulated::load_shorts(mask, p)
+#define _mm256_mask_storeu_epi16(p, mask, a) emulated::store_shorts(p, mask, a)
 
 // The code without the features that this CPU may not have.
 #undef FLN_TARGET_BEGIN

@@ -2,11 +2,13 @@
 // output, without Python: test_emulated.py builds it with kernels that this machine does not run, runs it under
 // emulation and compares bits with AVX2.
 //
-// A case is 9 numbers (int64: direction, norm, element, rows, cols, has weight, has bias, has residual; double: eps),
-// then
+// A case is 10 numbers (int64: direction, norm, element, rows, cols, has weight, has bias, round x_hat, has residual;
+// double: eps), then
 //   direction 0, forward:   x, residual, weight, bias; its result is y, sum, mean, rstd.
 //   direction 1, backward:  x, weight, dy, ds, mean, rstd; its result is dx, dweight, dbias.
 // A norm that has neither mean nor bias does without these and dbias; without a residual there are neither sum nor ds.
+// Each call is made again in place and at another place in a line of the cache: that must change no bit, and touch
+// nothing beside the result.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -19,7 +21,7 @@ extern "C" const fln_kernels KERNELS;
 namespace {
 
 struct Header {
-  int64_t direction, norm, element, rows, cols, weight, bias, residual;
+  int64_t direction, norm, element, rows, cols, weight, bias, round_x_hat, residual;
   double eps;
 };
 
@@ -27,7 +29,7 @@ struct Header {
 struct Sizes {
   int64_t stored, computed;
 };
-constexpr Sizes SIZES[FLN_ELEMENTS] = {{4, 4}, {8, 8}};
+constexpr Sizes SIZES[FLN_ELEMENTS] = {{4, 4}, {8, 8}, {2, 4}, {2, 4}};
 
 bool has_mean(const Header& header) { return header.norm == FLN_LAYER_NORM; }
 
@@ -42,6 +44,31 @@ Bytes read(int64_t count, int64_t size) {
 }
 
 void write(const Bytes& bytes) { std::fwrite(bytes.data(), 1, bytes.size(), stdout); }
+
+// A copy of an array, of which the first number stands `place` bytes into a line of the cache, and what nobody may
+// touch on either side.
+class Moved {
+ public:
+  Moved(const Bytes& array, int64_t place) : size(array.size()), bytes(size + 3 * LINE, GUARD) {
+    const size_t into = reinterpret_cast<uintptr_t>(bytes.data()) % LINE;
+    before = LINE + (LINE - into) % LINE + static_cast<size_t>(place);
+    std::memcpy(start(), array.data(), size);
+  }
+  void* start() { return bytes.data() + before; }
+
+  // Whether it holds this now, and nothing else has changed.
+  bool is(const Bytes& array) {
+    Bytes expected(bytes.size(), GUARD);
+    std::memcpy(expected.data() + before, array.data(), size);
+    return bytes == expected;
+  }
+
+ private:
+  static constexpr size_t LINE = 64;
+  static constexpr char GUARD = 0x5a;
+  size_t size, before;
+  Bytes bytes;
+};
 
 // The sums of x and residual first, if there is one, then segments, then columns from the back, which must not depend
 // on those before.
@@ -85,7 +112,16 @@ bool forward(const Header& header, Sizes size, const fln_element_kernels& elemen
   args.x_stride = args.residual_stride = args.sum_stride = args.y_stride = args.cols = cols;
   args.eps = header.eps;
   args.stream = 1;
+  args.round_x_hat = static_cast<int>(header.round_x_hat);
   kernels.forward(&args, 0, rows);
+  for (const int64_t place : {size.stored, 32 - size.stored}) {
+    Moved moved(x, place), stream(residual, place);
+    fln_forward_args in_place = args;
+    in_place.x = in_place.y = moved.start();
+    if (args.residual) in_place.residual = in_place.sum = stream.start();
+    kernels.forward(&in_place, 0, rows);
+    if (!moved.is(y) || (args.residual && !stream.is(sum))) return false;
+  }
   if (cols > FLN_FORWARD_SEGMENT_COLS) {
     Bytes again = room(rows * cols, size.stored), sum_again = room(added, size.stored);
     args.y = again.data();
@@ -119,7 +155,7 @@ Gradients gradients(const Header& header, Sizes size, fln_backward_args args, co
                       room(has_mean(header) ? header.cols : 0, size.computed)};
   std::vector<double> dweight(static_cast<size_t>(parts.chunks * parts.totals), -1.0), dbias(dweight);
   std::vector<double> terms(parts.terms / sizeof(double) + 1);
-  args.dx = result.dx.data();
+  if (!args.dx) args.dx = result.dx.data();
   args.dweight = result.dweight.data();
   args.dbias = has_mean(header) ? result.dbias.data() : nullptr;
   args.dweight_totals = dweight.data();
@@ -137,6 +173,7 @@ Gradients gradients(const Header& header, Sizes size, fln_backward_args args, co
     }
   }
   element.merge(&args);
+  if (args.dx != result.dx.data()) std::memcpy(result.dx.data(), args.dx, result.dx.size());
   return result;
 }
 
@@ -160,6 +197,13 @@ bool backward(const Header& header, Sizes size, const fln_element_kernels& eleme
   for (const int64_t split : {cols / 3, cols - 1}) {
     if (split && !(gradients(header, size, args, element, split) == result)) return false;
   }
+  for (const Bytes* const replaced : {&dy, &x, &ds}) {
+    if (replaced->empty()) continue;
+    Moved moved(*replaced, size.stored);
+    fln_backward_args in_place = args;
+    (replaced == &dy ? in_place.dy : replaced == &x ? in_place.x : in_place.ds) = in_place.dx = moved.start();
+    if (!(gradients(header, size, in_place, element, 0) == result && moved.is(result.dx))) return false;
+  }
   write(result.dx);
   write(result.dweight);
   write(result.dbias);
@@ -175,8 +219,8 @@ int main() {
     const Sizes size = SIZES[header.element];
     const bool good = header.direction == 0 ? forward(header, size, element) : backward(header, size, element);
     if (!good) {
-      std::fprintf(stderr, "bits depend on the columns of a call: rows %d, cols %d\n", static_cast<int>(header.rows),
-                   static_cast<int>(header.cols));
+      std::fprintf(stderr, "bits depend on the columns of a call or on the place of its result: rows %d, cols %d\n",
+                   static_cast<int>(header.rows), static_cast<int>(header.cols));
       return 1;
     }
   }

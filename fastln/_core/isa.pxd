@@ -4,6 +4,8 @@ cdef extern from "fastln.h" nogil:
     ctypedef enum fln_element:
         FLN_F32
         FLN_F64
+        FLN_BF16
+        FLN_F16
         FLN_ELEMENTS
 
     ctypedef enum fln_norm:
@@ -27,6 +29,7 @@ cdef extern from "fastln.h" nogil:
         Py_ssize_t cols
         double eps
         int stream
+        int round_x_hat
 
     enum:
         FLN_FORWARD_SEGMENT_COLS
@@ -80,6 +83,8 @@ cdef extern from "fastln.h" nogil:
         ) noexcept nogil
         void (*divide)(Py_ssize_t rows, Py_ssize_t cols, fln_backward_parts* parts) noexcept nogil
         void (*merge)(const fln_backward_args* args) noexcept nogil
+        void (*widen)(const void* stored, void* to, Py_ssize_t n) noexcept nogil
+        void (*narrow)(const void* computed, void* to, Py_ssize_t n) noexcept nogil
 
     ctypedef struct fln_kernels:
         const char* isa

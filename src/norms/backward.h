@@ -20,16 +20,17 @@
 constexpr ptrdiff_t NARROW_BYTES = 1024, TOGETHER_BYTES = 6 << 20;
 
 // Past the cache go arrays in one piece, since reading ahead and joining the ends of rows take the next row to follow.
-// Of short rows the work is more than the traffic.
+// Of short rows the work is more than the traffic, and below STREAM_FROM a row's head is not cut off.
 template <typename Rows>
 FLN_INLINE bool may_stream(const Rows& rows) {
   const fln_backward_args& a = rows.args;
   const bool one_piece = a.dx_stride == a.cols && a.x_stride == a.cols && a.dy_stride == a.cols;
-  return a.stream && one_piece && a.cols > SHORT_VECS * LANES<typename Rows::T>;
+  const bool is_short = a.cols <= SHORT_VECS * LANES<typename Rows::T>;
+  return a.stream && one_piece && !is_short && a.cols * static_cast<ptrdiff_t>(sizeof(typename Rows::S)) >= STREAM_FROM;
 }
 template <typename Rows>
 FLN_INLINE bool has_whole_lines(const Rows& rows) {
-  return rows.cols % LANES<typename Rows::S> == 0;
+  return rows.cols % LINE_COLS<typename Rows::S> == 0;
 }
 
 template <typename CallOf>
@@ -38,7 +39,7 @@ struct Backward {
   using S = typename Call::S;
   using T = typename Call::T;
   // Whether there is a way of its own for short rows.
-  static constexpr bool HAS_SHORT = Call::DX && Call::WEIGHT;
+  static constexpr bool HAS_SHORT = HAS_ALL_WAYS<S> && Call::DX && Call::WEIGHT;
   const Call call;
 
   explicit FLN_INLINE Backward(const fln_backward_args& args) : call(args) {}
@@ -108,6 +109,10 @@ struct Backward {
     return WAITING_COLS<T> - cols_into_line(call.written(block_row, i + WAITING_COLS<T>));
   }
 
+  // Whether rows are stored like that only if they are no longer than what may wait.
+  template <Stores HOW>
+  static constexpr bool IN_ONE = HOW == Stores::STAGED || (HOW == Stores::STREAMED && !HAS_ALL_WAYS<S>);
+
   // Both sweeps over all columns.
   template <Stores HOW>
   __attribute__((noinline)) void sweep_chunk(const Chunk<T>& chunk) const {
@@ -115,9 +120,9 @@ struct Backward {
     Exit<S, HOW> exit;
     for (ptrdiff_t block_row = chunk.first; block_row < chunk.last; block_row += BLOCK_ROWS) {
       const int rows = rows_of(chunk, block_row);
-      if (HOW == Stores::STAGED || call.in_one) {
+      if (IN_ONE<HOW> || call.in_one) {
         pair_by_pair<HOW>(chunk, block_row, rows, room, exit);
-      } else if constexpr (HOW != Stores::STAGED) {
+      } else if constexpr (!IN_ONE<HOW>) {
         BlockTerms<T> terms;
         find_terms_of<HOW>(block_row, 0, rows, terms);
         block_columns<HOW>(chunk, block_row, rows, terms, 0, call.cols, room);
@@ -155,9 +160,12 @@ struct Backward {
       if (call.cols <= 3 * LANES<T>) return short_gradients<3>(call, chunk);
       if (call.cols <= 4 * LANES<T>) return short_gradients<4>(call, chunk);
     }
-    if constexpr (Call::DX && HAS_STREAMS) {
-      if (may_stream(call) && has_whole_lines(call)) return sweep_chunk<Stores::STREAMED>(chunk);
-      if (may_stream(call) && call.in_one) return sweep_chunk<Stores::STAGED>(chunk);
+    if constexpr (Call::DX && CAN_STREAM<S>) {
+      const bool fits = !IN_ONE<Stores::STREAMED> || call.in_one;
+      if (may_stream(call) && has_whole_lines(call) && fits) return sweep_chunk<Stores::STREAMED>(chunk);
+      if constexpr (HAS_ALL_WAYS<S>) {
+        if (may_stream(call) && call.in_one) return sweep_chunk<Stores::STAGED>(chunk);
+      }
     }
     sweep_chunk<Stores::CACHED>(chunk);
   }
@@ -166,7 +174,7 @@ struct Backward {
     if constexpr (Call::DX) {
       if (call.args.ds) return sweep_columns<Stores::ADDED>(chunk, first, last);
     }
-    if constexpr (Call::DX && HAS_STREAMS) {
+    if constexpr (Call::DX && CAN_STREAM<S> && !IN_ONE<Stores::STREAMED>) {
       if (may_stream(call) && has_whole_lines(call)) return sweep_columns<Stores::STREAMED>(chunk, first, last);
     }
     sweep_columns<Stores::CACHED>(chunk, first, last);
@@ -174,17 +182,21 @@ struct Backward {
 };
 
 // work(kernel) with the kernel of the gradients that are asked for. Beside dx, dweight and dbias are found together and
-// with a weight, so that there are few kernels; without dx, dbias alone needs neither x nor the first sweep.
+// with a weight, so that there are few kernels; without dx, dbias alone needs neither x nor the first sweep, but of
+// numbers that are widened, which always have a weight, it is found beside dweight.
 template <typename S, typename Norm, typename Work>
 FLN_INLINE void with_gradients(const fln_backward_args& args, Work work) {
+  constexpr bool ALWAYS = !HAS_ALL_WAYS<S>;
   if (args.dx) {
     if (args.dweight || args.dbias)
       return work(Backward<BackwardCall<S, Norm, true, true, Norm::HAS_BIAS, true>>{args});
-    if (args.weight) return work(Backward<BackwardCall<S, Norm, true, false, false, true>>{args});
-    return work(Backward<BackwardCall<S, Norm, true, false, false, false>>{args});
+    if (ALWAYS || args.weight) return work(Backward<BackwardCall<S, Norm, true, false, false, true>>{args});
+    return work(Backward<BackwardCall<S, Norm, true, false, false, ALWAYS>>{args});
   }
-  if (args.dweight) return work(Backward<BackwardCall<S, Norm, false, true, Norm::HAS_BIAS, false>>{args});
-  if constexpr (Norm::HAS_BIAS) {
+  if (args.dweight || (ALWAYS && args.dbias)) {
+    return work(Backward<BackwardCall<S, Norm, false, true, Norm::HAS_BIAS, ALWAYS>>{args});
+  }
+  if constexpr (Norm::HAS_BIAS && !ALWAYS) {
     if (args.dbias) work(Backward<BackwardCall<S, Norm, false, false, true, false>>{args});
   }
 }
@@ -220,8 +232,10 @@ struct ChunkOfColumns {
 
 template <typename S, typename Norm>
 void backward(const fln_backward_args* args, ptrdiff_t chunk) {
-  if (args->cols <= SHORT_VECS * LANES<Computed<S>> && args->dx && !args->weight) {
-    return backward_of_short_rows<S, Norm>(*args, chunk);
+  if constexpr (HAS_ALL_WAYS<S>) {
+    if (args->cols <= SHORT_VECS * LANES<S> && args->dx && !args->weight) {
+      return backward_of_short_rows<S, Norm>(*args, chunk);
+    }
   }
   with_gradients<S, Norm>(*args, ChunkOfRows{chunk});
 }
@@ -231,18 +245,16 @@ FLN_INLINE void block_terms(const BackwardRows<S, Norm, WEIGHT>& rows, ptrdiff_t
   auto& terms = static_cast<BlockTerms<Computed<S>>*>(rows.args.terms)[block];
   const ptrdiff_t block_row = block * BLOCK_ROWS, left = rows.args.rows - block_row;
   const int count = static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
-  if constexpr (HAS_STREAMS) {
+  if constexpr (CAN_STREAM<S> && HAS_ALL_WAYS<S>) {
     if (may_stream(rows) && has_whole_lines(rows)) return first_sweep<true>(rows, block_row, 0, count, terms);
   }
   first_sweep<false>(rows, block_row, 0, count, terms);
 }
 template <typename S, typename Norm>
 void backward_terms(const fln_backward_args* args, ptrdiff_t block) {
-  if (args->dx && args->weight) {
-    block_terms(BackwardRows<S, Norm, true>(*args), block);
-  } else {
-    block_terms(BackwardRows<S, Norm, false>(*args), block);
-  }
+  constexpr bool ALWAYS = !HAS_ALL_WAYS<S>;
+  if (ALWAYS || (args->dx && args->weight)) return block_terms(BackwardRows<S, Norm, true>(*args), block);
+  block_terms(BackwardRows<S, Norm, ALWAYS>(*args), block);
 }
 
 template <typename S, typename Norm>

@@ -62,7 +62,7 @@ class WaitingRoom {
   template <typename S>
   FLN_INLINE SecondCols<T> cols(const T* weight, const S* place, ptrdiff_t head, double* dweight_totals,
                                 double* dbias_totals, ptrdiff_t row_cols, bool fresh) {
-    const ptrdiff_t before = head > 0 ? LANES<T> - head : 0;
+    const ptrdiff_t before = -head & (LANES<T> - 1);  // up to a whole register
     T* at[4];
     for (int k = 0; k < 4; ++k) at[k] = at_phase(room[k], place, (k + 1) * PAGE / 5) + before;
     return {weight, {{at[0], at[1]}, dweight_totals}, {{at[2], at[3]}, dbias_totals}, row_cols, fresh};

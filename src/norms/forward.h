@@ -33,7 +33,8 @@ struct Forward {
   const fln_forward_args& args;
   const ptrdiff_t cols = args.cols;
   const double inv_cols = 1.0 / static_cast<double>(cols);
-  const Affine<T, WEIGHT, BIAS> affine = {static_cast<const T*>(args.weight), static_cast<const T*>(args.bias)};
+  const Affine<S, WEIGHT, BIAS> affine = {static_cast<const T*>(args.weight), static_cast<const T*>(args.bias),
+                                          args.round_x_hat != 0};
 
   // From a row on.
   FLN_INLINE Stored<S> x(ptrdiff_t row) const {
@@ -67,8 +68,8 @@ struct Forward {
   __attribute__((noinline)) void any_row(ptrdiff_t row) const {
     const Moments<Norm, T, 1> m = centered_moments<Row>(x(row), cols, inv_cols);
     const bool in_range = m.is_in_range();
-    if (!in_range && !is_flat<Norm>(x(row).start, cols)) {
-      return rescaled_row<Row>(x(row).start, y(row).start, cols, inv_cols, args.eps, affine, mean(row), rstd(row));
+    if (!in_range && !is_flat<Norm>(x(row), cols)) {
+      return rescaled_row<Row>(x(row), y(row).start, cols, inv_cols, args.eps, affine, mean(row), rstd(row));
     }
     RowScales<Norm, T, 1> scales = scales_of(row, m);
     // x_hat of a flat row is 0, even where 1 / sqrt(eps) is past the range of T. With eps = 0 it is 0 * Inf.
@@ -131,7 +132,7 @@ struct Forward {
   FLN_INLINE ptrdiff_t many_short_rows(ptrdiff_t row, ptrdiff_t last, Seams<S>& seams) const {
     if constexpr (VECS <= MANY_UP_TO<T, WHOLE>) {
       if (row + MANY_ROWS<T, VECS> <= last) {
-        row = groups<ShortRow<S, Norm, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
+        row = groups<ShortRow<T, Norm, VECS, WHOLE>, MANY_ROWS<T, VECS>, STREAM>(row, last, true, seams);
       }
     }
     return row;
@@ -139,16 +140,16 @@ struct Forward {
 
   template <typename Row, bool STREAM = false>
   FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t last) const {
-    const size_t size = static_cast<size_t>(cols) * sizeof(T);
+    const size_t size = static_cast<size_t>(cols) * sizeof(S);
     const size_t all = 2 * size * static_cast<size_t>(last - row);
     const bool ahead = Row::is_short || STREAM || all <= NEAR_BYTES;
     Seams<S> seams;
-    if (STREAM ? size <= GROUPS_UP_TO && cols % LANES<T> == 0
+    if (STREAM ? size <= GROUPS_UP_TO && cols % LINE_COLS<S> == 0
                : Row::is_short || (all <= FAR_BYTES && size <= GROUPS_UP_TO) || size >= GROUPS_FROM) {
       if constexpr (Row::is_short) {
         if (cols == Row::VECS * LANES<T>) {
           row = many_short_rows<Row::VECS, true, STREAM>(row, last, seams);
-        } else if constexpr (!STREAM) {
+        } else if constexpr (!STREAM && HAS_ALL_WAYS<S>) {
           row = many_short_rows<Row::VECS, false, false>(row, last, seams);
         }
       }
@@ -174,8 +175,8 @@ struct Forward {
   void find_sums(ptrdiff_t row, ptrdiff_t segment, double* sums) const {
     const ptrdiff_t first = segment * SEGMENT_COLS, left = cols - first;
     Moments<Norm, T, 1> m;
-    find_shift<LongRow<S, Norm>>(m, x(row), cols, inv_cols);
-    LongRow<S, Norm>::segment(x(row).from(first), left < SEGMENT_COLS ? left : SEGMENT_COLS, m.shift[0]).store(sums);
+    find_shift<LongRow<T, Norm>>(m, x(row), cols, inv_cols);
+    LongRow<T, Norm>::segment(x(row).from(first), left < SEGMENT_COLS ? left : SEGMENT_COLS, m.shift[0]).store(sums);
     sums[SHIFT_PLACE] = m.shift[0];
   }
 
@@ -184,19 +185,19 @@ struct Forward {
   void some_columns(ptrdiff_t row, const double* sums, ptrdiff_t first, ptrdiff_t last) const {
     const Moments<Norm, T, 1> m = moments_of(sums);
     if (!(m.is_centered() & m.is_in_range())) {
-      if (first == 0) any_row<LongRow<S, Norm>>(row);
+      if (first == 0) any_row<LongRow<T, Norm>>(row);
       return;
     }
     const RowScales<Norm, T, 1> scales = RowScales<Norm, T, 1>::of(m, args.eps);
     if (first == 0) write_stats(row, m, scales);
-    if constexpr (HAS_STREAMS) {
+    if constexpr (CAN_STREAM<S>) {
       const bool can = can_stream(y(row).start + first, last - first);
       if (can && wants_stream(row)) return columns<true>(row, first, last, scales);
     }
     columns<false>(row, first, last, scales);
   }
   FLN_INLINE Moments<Norm, T, 1> moments_of(const double* sums) const {
-    using RowTotals = typename LongRow<S, Norm>::RowTotals;
+    using RowTotals = typename LongRow<T, Norm>::RowTotals;
     RowTotals totals = RowTotals::load(sums);
     for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
       totals.add(RowTotals::load(sums + i / SEGMENT_COLS * FLN_FORWARD_SUMS));
@@ -224,39 +225,39 @@ struct Forward {
   // at a line's end would make two registers out of few (65536x64 twice as long).
   template <typename Row>
   FLN_INLINE void rows_as_they_lie(ptrdiff_t first, ptrdiff_t last) const {
-    if constexpr (HAS_STREAMS) {
+    if constexpr (CAN_STREAM<S> && (HAS_ALL_WAYS<S> || !Row::is_short)) {
       const bool can = !Row::is_short || is_whole_lines(y(first).start, cols);
       if (can && wants_stream(first)) return rows<Row, true>(first, last);
     }
     rows<Row>(first, last);
   }
 
-  FLN_INLINE void long_rows(ptrdiff_t first, ptrdiff_t last) const { rows_as_they_lie<LongRow<S, Norm>>(first, last); }
+  FLN_INLINE void long_rows(ptrdiff_t first, ptrdiff_t last) const { rows_as_they_lie<LongRow<T, Norm>>(first, last); }
 
   // Of rows of one register the work is more than the traffic (262144x16 float32 1.05 times as long if streamed).
   FLN_INLINE void short_rows(ptrdiff_t first, ptrdiff_t last) const {
     switch ((cols + LANES<T> - 1) / LANES<T>) {
       case 1:
-        return rows<ShortRow<S, Norm, 1>>(first, last);
+        return rows<ShortRow<T, Norm, 1>>(first, last);
       case 2:
-        return rows_as_they_lie<ShortRow<S, Norm, 2>>(first, last);
+        return rows_as_they_lie<ShortRow<T, Norm, 2>>(first, last);
       case 3:
-        return rows_as_they_lie<ShortRow<S, Norm, 3>>(first, last);
+        return rows_as_they_lie<ShortRow<T, Norm, 3>>(first, last);
       default:
-        return rows_as_they_lie<ShortRow<S, Norm, 4>>(first, last);
+        return rows_as_they_lie<ShortRow<T, Norm, 4>>(first, last);
     }
   }
 };
 
 // work(kernel) with the kernel for long rows of the parameters that are there. There is none for a bias without a
-// weight.
+// weight; of numbers that are widened, all parameters are there.
 template <typename S, typename Norm, typename Work>
 FLN_INLINE void with_parameters(const fln_forward_args& args, Work work) {
-  if (!args.weight) return work(Forward<S, Norm, false, false>{args});
-  if constexpr (Norm::HAS_BIAS) {
-    if (args.bias) return work(Forward<S, Norm, true, true>{args});
+  if constexpr (HAS_ALL_WAYS<S>) {
+    if (!args.weight) return work(Forward<S, Norm, false, false>{args});
+    if (Norm::HAS_BIAS && !args.bias) return work(Forward<S, Norm, true, false>{args});
   }
-  work(Forward<S, Norm, true, false>{args});
+  work(Forward<S, Norm, true, Norm::HAS_BIAS>{args});
 }
 
 template <typename S, typename Norm>
@@ -296,7 +297,9 @@ template <typename S, typename Norm>
 void forward(const fln_forward_args* args, ptrdiff_t first, ptrdiff_t last) {
   if (args->residual) return forward_of_sums<S>(*args, forward<S, Norm>, first, last);
   if (args->cols > STEP<Computed<S>>) return with_parameters<S, Norm>(*args, LongRows{first, last});
-  if (!args->weight || (Norm::HAS_BIAS && !args->bias)) return short_rows_with_stand_ins<S, Norm>(*args, first, last);
+  if constexpr (HAS_ALL_WAYS<S>) {
+    if (!args->weight || (Norm::HAS_BIAS && !args->bias)) return short_rows_with_stand_ins<S, Norm>(*args, first, last);
+  }
   Forward<S, Norm, true, Norm::HAS_BIAS>{*args}.short_rows(first, last);
 }
 

@@ -132,7 +132,7 @@ struct SecondSweep {
       const V d = Call::DX || Call::DWEIGHT ? centered<typename Call::Norm>(x[k], rows[k].mean) : dy[k];
       dx[k] = gradients<Call>(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
-    // In T, as dx is: in float and double that is the sum that NumPy would give of the two.
+    // In T, before dx is rounded: in float and double that is the sum that NumPy would give of the two.
     for (int k = 0; HOW == Stores::ADDED && k < ROWS; ++k) dx[k] = dx[k] + load_lanes<V, ALL>(ds[k] + i, n);
     if (Call::DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);
     if (Call::DBIAS) db = to.dbias.template with<ADDS, ALL>(db, to.now, i, n);
@@ -176,8 +176,8 @@ struct SecondSweep {
   // asked for ahead, 64x65536 float64 took 1.14 times as long).
   FLN_INLINE void prefetch(ptrdiff_t i) const {
     for (int q = 0; q < ROWS; ++q) {
-      prefetch_ahead(rows[q].dy + i, LANES<T>);
-      if (!call.in_one) prefetch_ahead(rows[q].x + i, LANES<T>);
+      prefetch_ahead(rows[q].dy + i, LINE_COLS<S>);
+      if (!call.in_one) prefetch_ahead(rows[q].x + i, LINE_COLS<S>);
     }
   }
   FLN_INLINE S* row(ptrdiff_t q) const { return rows[q].dx; }

@@ -22,7 +22,8 @@ struct ShortGradients {
   }
 
   // One register of a row; past its end, `fill`.
-  FLN_INLINE V load(const T* row, int v, V fill) const {
+  template <typename P>
+  FLN_INLINE V load(const P* row, int v, V fill) const {
     const ptrdiff_t i = v * LANES<T>, n = call.cols - i;
     return v < VECS - 1 || n == LANES<T> ? V::load(row + i) : V::load_first(row + i, n, fill);
   }

@@ -143,3 +143,6 @@ template <typename T, bool WHOLE>
 constexpr int MANY_UP_TO = sizeof(T) == sizeof(float) ? 2 : 4;
 
 constexpr bool HAS_FMA = true;
+
+// Masks for numbers of 16 bits.
+constexpr bool HAS_HALF_MASKS = true;

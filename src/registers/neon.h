@@ -133,6 +133,9 @@ constexpr int MANY_UP_TO = 0;
 
 constexpr bool HAS_FMA = true;
 
+// Masks for numbers of 16 bits.
+constexpr bool HAS_HALF_MASKS = false;
+
 // There are no stores that go past the cache, only hints (STNP): stream() is store().
 constexpr bool HAS_STREAMS = false;
 FLN_INLINE void stream_fence() {}

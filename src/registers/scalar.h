@@ -34,6 +34,9 @@ constexpr int MANY_UP_TO = 0;
 
 constexpr bool HAS_FMA = false;
 
+// Masks for numbers of 16 bits.
+constexpr bool HAS_HALF_MASKS = false;
+
 // There are no stores that go past the cache: stream() is store().
 constexpr bool HAS_STREAMS = false;
 FLN_INLINE void stream_fence() {}

@@ -139,3 +139,6 @@ template <typename T, bool WHOLE>
 constexpr int MANY_UP_TO = 0;
 
 constexpr bool HAS_FMA = false;
+
+// Masks for numbers of 16 bits.
+constexpr bool HAS_HALF_MASKS = false;

@@ -49,8 +49,8 @@ FLN_INLINE Sums<V, MOMENT_SUMS<Norm>> moment_sums(V d, V dd) {
 // The sums over the first COUNT registers of each step of x[0..n), n <= CHAIN_COLS, on as many accumulators as the ISA
 // has registers for (ACCUMULATORS, of two sums each); the others in a sweep of their own over the same block, which is
 // in L1 by then.
-template <typename Norm, int COUNT, typename S, typename T = Computed<S>>
-FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Stored<S> x, ptrdiff_t n, T shift) {
+template <typename Norm, int COUNT, typename Source, typename T>
+FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Source x, ptrdiff_t n, T shift) {
   if constexpr (COUNT * MOMENT_SUMS<Norm> > 2 * ACCUMULATORS) {
     constexpr ptrdiff_t half = COUNT / 2 * LANES<T>;
     const auto low = chain_sums<Norm, COUNT / 2>(x, n, shift);
@@ -76,12 +76,12 @@ FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> chain_sums(Stored<S> x, ptrdiff_t n, 
 }
 
 // A block of a row, summed as a chain.
-template <typename S, typename Norm>
+template <typename Source, typename Norm>
 struct Chain {
-  using T = Computed<S>;
+  using T = typename Source::T;
   static constexpr ptrdiff_t COLS = CHAIN_COLS<T>;
   static constexpr bool WHOLE_APART = false;
-  Stored<S> x;
+  Source x;
   T shift;
 
   FLN_INLINE Sums<Vec<T>, MOMENT_SUMS<Norm>> first(ptrdiff_t i, ptrdiff_t n) const {
@@ -90,16 +90,16 @@ struct Chain {
 };
 
 // How a row of more than one step is read.
-template <typename S, typename NormOf>
+template <typename T, typename NormOf>
 struct LongRow {
   static constexpr bool is_short = false;
   using Norm = NormOf;
-  using T = Computed<S>;
   using RowTotals = Totals<T, MOMENT_SUMS<Norm>>;
   using Lanes = typename RowTotals::Lanes;
   using Any = LongRow;
 
-  static FLN_INLINE Vec<T> sample(Stored<S> x, ptrdiff_t cols, T origin) {
+  template <typename Source>
+  static FLN_INLINE Vec<T> sample(Source x, ptrdiff_t cols, T origin) {
     const Vec<T> origins = Vec<T>::splat(origin);
     Vec<T> run[STEP_VECS];
     for (int i = 0; i < STEP_VECS; ++i) run[i] = x.template load<Vec<T>>(i * (cols / STEP_VECS)) - origins;
@@ -107,20 +107,23 @@ struct LongRow {
   }
   static FLN_INLINE double inv_sample(double) { return 1.0 / STEP<T>; }
 
-  static FLN_INLINE Sums<Lanes, MOMENT_SUMS<Norm>> sums(Stored<S> x, ptrdiff_t cols, T shift) {
+  template <typename Source>
+  static FLN_INLINE Sums<Lanes, MOMENT_SUMS<Norm>> sums(Source x, ptrdiff_t cols, T shift) {
     const RowTotals totals = cols <= SEGMENT_COLS ? segment(x, cols, shift) : all_segments(x, cols, shift);
     return totals.folded();
   }
 
   // Of n <= SEGMENT_COLS columns.
-  static FLN_INLINE RowTotals segment(Stored<S> x, ptrdiff_t n, T shift) {
-    const Chain<S, Norm> chain = {x, shift};
+  template <typename Source>
+  static FLN_INLINE RowTotals segment(Source x, ptrdiff_t n, T shift) {
+    const Chain<Source, Norm> chain = {x, shift};
     RowTotals totals = RowTotals::of(chain.first(0, n < CHAIN_COLS<T> ? n : CHAIN_COLS<T>));
     add_blocks(totals, chain, CHAIN_COLS<T>, n);
     return totals;
   }
 
-  static __attribute__((noinline)) RowTotals all_segments(Stored<S> x, ptrdiff_t cols, T shift) {
+  template <typename Source>
+  static __attribute__((noinline)) RowTotals all_segments(Source x, ptrdiff_t cols, T shift) {
     RowTotals totals = segment(x, SEGMENT_COLS, shift);
     for (ptrdiff_t i = SEGMENT_COLS; i < cols; i += SEGMENT_COLS) {
       const ptrdiff_t left = cols - i;
@@ -132,17 +135,17 @@ struct LongRow {
 
 // A row of at most one step, in COUNT registers. It is its own sample, and its sums need no more than T's precision.
 // WHOLE: none of them is cut short by the row's end.
-template <typename S, typename NormOf, int COUNT, bool WHOLE_ROW = false>
+template <typename T, typename NormOf, int COUNT, bool WHOLE_ROW = false>
 struct ShortRow {
   static constexpr bool is_short = true, WHOLE = WHOLE_ROW;
   static constexpr int VECS = COUNT;
   using Norm = NormOf;
-  using T = Computed<S>;
   using Lanes = Vec<T>;
-  using Any = ShortRow<S, Norm, VECS>;  // of as many registers
+  using Any = ShortRow<T, Norm, VECS>;  // of as many registers
 
   // x - center; zero in the lanes past the end.
-  static FLN_INLINE void load(Stored<S> x, ptrdiff_t cols, T center, Vec<T>* d) {
+  template <typename Source>
+  static FLN_INLINE void load(Source x, ptrdiff_t cols, T center, Vec<T>* d) {
     const Vec<T> centers = Vec<T>::splat(center);
     constexpr ptrdiff_t last = (VECS - 1) * LANES<T>;
     for (int i = 0; i < VECS - 1; ++i) d[i] = centered<Norm>(x.template load<Vec<T>>(i * LANES<T>), centers);
@@ -150,14 +153,16 @@ struct ShortRow {
         centered<Norm>(WHOLE ? x.template load<Vec<T>>(last) : x.load_first(last, cols - last, centers), centers);
   }
 
-  static FLN_INLINE Vec<T> sample(Stored<S> x, ptrdiff_t cols, T origin) {
+  template <typename Source>
+  static FLN_INLINE Vec<T> sample(Source x, ptrdiff_t cols, T origin) {
     Vec<T> d[VECS];
     load(x, cols, origin, d);
     return fold<VECS>(d);
   }
   static FLN_INLINE double inv_sample(double inv_cols) { return inv_cols; }
 
-  static FLN_INLINE Sums<Lanes, MOMENT_SUMS<Norm>> sums(Stored<S> x, ptrdiff_t cols, T shift) {
+  template <typename Source>
+  static FLN_INLINE Sums<Lanes, MOMENT_SUMS<Norm>> sums(Source x, ptrdiff_t cols, T shift) {
     Vec<T> d[VECS], dd[(VECS + 1) / 2];
     load(x, cols, shift, d);
     for (int i = 0; i < VECS; i += 2) dd[i / 2] = d[i] * d[i];
@@ -208,8 +213,8 @@ template <int ROWS>
 constexpr int REDUCED = ROWS < GROUP ? ROWS : GROUP;
 
 // Row is how a row is read: ShortRow or LongRow.
-template <typename Row, int ROWS, typename S, typename T>
-FLN_INLINE void find_moments(Moments<typename Row::Norm, T, ROWS>& m, Stored<S> x, ptrdiff_t cols, double inv_cols) {
+template <typename Row, int ROWS, typename Source, typename T>
+FLN_INLINE void find_moments(Moments<typename Row::Norm, T, ROWS>& m, Source x, ptrdiff_t cols, double inv_cols) {
   constexpr int COUNT = MOMENT_SUMS<typename Row::Norm>;
   typename Row::Lanes::value_type sums[COUNT][ROWS];
 #pragma GCC unroll 4
@@ -230,8 +235,8 @@ FLN_INLINE void find_moments(Moments<typename Row::Norm, T, ROWS>& m, Stored<S> 
 
 // The shift is the mean of a sample: of all the row if it is short, else of four runs spread over it, so that a trend
 // along the row does not mislead. It is taken around x[0], since then the shift of a constant row is exactly its value.
-template <typename Row, int ROWS, typename S, typename T>
-FLN_INLINE void find_shift(Moments<typename Row::Norm, T, ROWS>& m, Stored<S> x, ptrdiff_t cols, double inv_cols) {
+template <typename Row, int ROWS, typename Source, typename T>
+FLN_INLINE void find_shift(Moments<typename Row::Norm, T, ROWS>& m, Source x, ptrdiff_t cols, double inv_cols) {
   if constexpr (!Row::Norm::HAS_MEAN) {
     for (int r = 0; r < ROWS; ++r) m.shift[r] = 0;
     return;
@@ -254,8 +259,8 @@ FLN_INLINE void find_shift(Moments<typename Row::Norm, T, ROWS>& m, Stored<S> x,
 
 // Of one row, whatever it holds. Around the mean that the first sweep found, a second one is well centered: |lo| is
 // at most half the spacing of T there. (A third is for a row whose first sum overflowed.)
-template <typename Row, typename S, typename T = Computed<S>>
-__attribute__((noinline)) Moments<typename Row::Norm, T, 1> centered_moments(Stored<S> x, ptrdiff_t cols,
+template <typename Row, typename Source, typename T = typename Source::T>
+__attribute__((noinline)) Moments<typename Row::Norm, T, 1> centered_moments(Source x, ptrdiff_t cols,
                                                                              double inv_cols) {
   Moments<typename Row::Norm, T, 1> m;
   find_shift<Row>(m, x, cols, inv_cols);

@@ -20,9 +20,9 @@ FLN_INLINE void add_numbers(const S* x, const S* residual, S* to, ptrdiff_t n) {
   using V = Vec<Computed<S>>;
   ptrdiff_t i = 0;
   for (; i + V::lanes <= n; i += V::lanes) {
-    if (PREFETCH) {
-      prefetch_ahead(x + i, V::lanes);
-      prefetch_ahead(residual + i, V::lanes);
+    if (PREFETCH && (V::lanes == LINE_COLS<S> || i % LINE_COLS<S> == 0)) {
+      prefetch_ahead(x + i, LINE_COLS<S>);
+      prefetch_ahead(residual + i, LINE_COLS<S>);
     }
     store_lanes<true>(V::load(x + i) + V::load(residual + i), to + i, V::lanes);
   }
@@ -112,7 +112,7 @@ template <typename S>
 __attribute__((noinline)) void forward_of_sums(const fln_forward_args& args, ForwardKernel kernel, ptrdiff_t row,
                                                ptrdiff_t last) {
   const Adding<S> adding = {args};
-  if constexpr (HAS_STREAMS) {
+  if constexpr (CAN_STREAM<S>) {
     if (adding.is_staged()) return forward_staged(adding, kernel, row, last);
   }
   const ptrdiff_t step = adding.together(ADDED_BYTES);

@@ -75,16 +75,25 @@ struct Scale {
   }
 };
 
-// A missing weight or bias is a compile-time fact: nobody pays for it. A bias comes with a weight.
-template <typename T, bool WEIGHT, bool BIAS>
+// How x_hat becomes y. A missing weight or bias is a compile-time fact: nobody pays for it. A bias comes with a weight.
+// Of numbers stored as S, x_hat may be rounded to S before the weight, if there is no bias.
+template <typename S, bool WEIGHT, bool BIAS>
 struct Affine {
   static_assert(WEIGHT || !BIAS, "of ones, if there is no other");
+  using T = Computed<S>;
+  static constexpr bool MAY_ROUND = IS_WIDENED<S> && WEIGHT && !BIAS;
   const T* weight;
   const T* bias;
+  bool round_x_hat;
 
-  FLN_INLINE Affine from(ptrdiff_t col) const { return {WEIGHT ? weight + col : weight, BIAS ? bias + col : bias}; }
+  FLN_INLINE Affine from(ptrdiff_t col) const {
+    return {WEIGHT ? weight + col : weight, BIAS ? bias + col : bias, round_x_hat};
+  }
 
   FLN_INLINE Vec<T> of(Vec<T> x_hat, Vec<T> w, Vec<T> b) const {
+    if constexpr (MAY_ROUND) {
+      if (round_x_hat) x_hat = rounded<S>(x_hat);
+    }
     if constexpr (WEIGHT && BIAS) return fma(x_hat, w, b);
     if constexpr (WEIGHT && !BIAS) return x_hat * w;
     return x_hat;
@@ -101,12 +110,13 @@ struct Written {
 };
 
 // The second sweep over ROWS rows at once, so that weight and bias are loaded once for all of them.
-template <int ROWS, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
+template <int ROWS, typename Source, typename S, typename Norm, bool WEIGHT, bool BIAS>
 struct Normalizing {
-  Stored<S> x;
+  using T = Computed<S>;
+  Source x;
   Written<S> y;
   const Scale<Norm, T>* scale;
-  Affine<T, WEIGHT, BIAS> affine;
+  Affine<S, WEIGHT, BIAS> affine;
 
   // One register of each row, or only its first n lanes. Two rows are loaded before either is stored: a load waits for
   // a store to the same place of another page (rows of 4 KiB took 1.13 times as long row by row). Of four, the results
@@ -134,17 +144,17 @@ struct Normalizing {
     write<false, false>(places, 0, i, n);
   }
   FLN_INLINE void prefetch(ptrdiff_t i) const {
-    for (int r = 0; r < ROWS; ++r) prefetch_ahead(x.row(r).start + i, LANES<T>);
+    for (int r = 0; r < ROWS; ++r) prefetch_ahead(x.row(r).start + i, LINE_COLS<S>);
   }
 };
 
 // With STREAM, past the cache, by way of `seams`: for rows that follow each other in memory.
-template <int ROWS, bool STREAM, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
-FLN_INLINE void normalize(Stored<S> x, Written<S> y, ptrdiff_t cols, const RowScales<Norm, T, ROWS>& scales,
-                          Affine<T, WEIGHT, BIAS> affine, Seams<S>* seams = nullptr) {
+template <int ROWS, bool STREAM, typename Source, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
+FLN_INLINE void normalize(Source x, Written<S> y, ptrdiff_t cols, const RowScales<Norm, T, ROWS>& scales,
+                          Affine<S, WEIGHT, BIAS> affine, Seams<S>* seams = nullptr) {
   Scale<Norm, T> scale[ROWS];
   for (int r = 0; r < ROWS; ++r) scale[r] = Scale<Norm, T>::of(scales, r);
-  const Normalizing<ROWS, S, Norm, T, WEIGHT, BIAS> sweep = {x, y, scale, affine};
+  const Normalizing<ROWS, Source, S, Norm, WEIGHT, BIAS> sweep = {x, y, scale, affine};
   sweep_columns<ROWS, STREAM, STREAM>(sweep, y, head_cols<STREAM>(y.start, cols), cols, seams);
 }
 
@@ -154,7 +164,7 @@ FLN_INLINE void normalize(Stored<S> x, Written<S> y, ptrdiff_t cols, const RowSc
 // x.
 template <typename Row, bool STREAM, int ROWS, typename S, typename Norm, typename T, bool WEIGHT, bool BIAS>
 FLN_INLINE void normalize_short(Stored<S> x, Written<S> y, ptrdiff_t cols, const RowScales<Norm, T, ROWS>& scales,
-                                Affine<T, WEIGHT, BIAS> affine) {
+                                Affine<S, WEIGHT, BIAS> affine) {
   using V = Vec<T>;
   constexpr int VECS = Row::VECS;
   constexpr bool ENDS = VECS == 1 && !Row::WHOLE;
