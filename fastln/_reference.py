@@ -22,8 +22,12 @@ Floats = NDArray[np.floating[Any]]
 
 
 def long_double_suffices(dtype: DTypeLike) -> bool:
-    """Whether long double has digits enough to judge results of this dtype here (on some platforms it is a double)."""
-    return bool(np.finfo(np.longdouble).nmant >= np.finfo(dtype).nmant + 10)
+    """Whether long double has digits enough to judge results of this dtype here (on some platforms it is a double).
+
+    Those of 16 bits are computed in float32.
+    """
+    computed = np.float32 if np.dtype(dtype).itemsize == 2 else dtype
+    return bool(np.finfo(np.longdouble).nmant >= np.finfo(computed).nmant + 10)
 
 
 class Normalized(NamedTuple):
@@ -116,7 +120,7 @@ def gradients(dy: Floats, normalized: Normalized, weight: Floats | None = None, 
     """
     g, mean_g, along = _terms_of_dx(dy, normalized, weight)
     dx = normalized.rstd * (g - mean_g - along)
-    return Gradients(dx if ds is None else dx + ds, *parameter_gradients(dy, normalized.x_hat))
+    return Gradients(dx if ds is None else dx + ds.astype(dx.dtype), *parameter_gradients(dy, normalized.x_hat))
 
 
 def parameter_gradients(dy: Floats, x_hat: Floats) -> tuple[Floats, Floats]:
@@ -135,9 +139,9 @@ def gradient_sizes(
     """
     g, mean_g, along = _terms_of_dx(dy, normalized, weight)
     size = normalized.rstd * (np.abs(g) + np.abs(mean_g) + np.abs(along)).max(axis=-1, keepdims=True)
-    return Gradients(
-        size if ds is None else size + np.abs(ds), *parameter_gradients(np.abs(dy), np.abs(normalized.x_hat))
-    )
+    if ds is not None:
+        size = size + np.abs(ds.astype(size.dtype))
+    return Gradients(size, *parameter_gradients(np.abs(dy), np.abs(normalized.x_hat)))
 
 
 def _terms_of_dx(dy: Floats, normalized: Normalized, weight: Floats | None) -> tuple[Floats, Floats, Floats]:

@@ -233,6 +233,23 @@ def check_residuals() -> Iterator[str]:
                     fastln.add_rms_norm(x, residual, cols, weight)[0], fastln.rms_norm(x + residual, cols, weight)
                 ):
                     yield f"{isa} {dtype}: y of {rows}x{cols} with a residual and RMS norm has other bits"
+                x, residual = x.astype(np.float16), residual.astype(np.float16)
+                y, s = fastln.add_layer_norm(x, residual, cols, weight, bias)
+                usual = {"y": fastln.layer_norm(x + residual, cols, weight, bias), "s": x + residual}
+                for name in _differing(usual, {"y": y, "s": s}):
+                    yield f"{isa} float16: {name} of {rows}x{cols} with a residual has other bits"
+
+
+def check_halves() -> Iterator[str]:
+    """Results for float16 are those of float32, rounded once."""
+    for isa in fastln.available_isas():
+        with running(isa):
+            for cols in (*COLS, 20_000):
+                given = Rows(*(array.astype(np.float16) for array in make_rows(11, cols, "float32")))
+                wide = results_of(Rows(*(array.astype(np.float32) for array in given)))
+                found = results_of(given)
+                for name in _differing(found, {name: wide[name].astype(one.dtype) for name, one in found.items()}):
+                    yield f"{isa} float16: {name} of 11x{cols} is not that of float32, rounded"
 
 
 def check_special_rows() -> Iterator[str]:
@@ -294,6 +311,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "threads change no bit": check_threads,
     "batches, layouts and buffers change no bit": check_batches,
     "sums with a residual have the bits of two calls": check_residuals,
+    "float16 is computed in float32 and rounded once": check_halves,
     "NaN, Inf and constant rows": check_special_rows,
     "wrong calls are refused": check_errors,
 }

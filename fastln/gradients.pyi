@@ -21,7 +21,7 @@ def layer_norm_backward(
     output_mask: tuple[_Yes, _Yes, _Yes] = (True, True, True),
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats, _Floats]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -34,7 +34,7 @@ def layer_norm_backward(
     output_mask: tuple[_Yes, _Yes, _No],
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], None]: ...
+) -> tuple[NDArray[_F], _Floats, None]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -47,7 +47,7 @@ def layer_norm_backward(
     output_mask: tuple[_Yes, _No, _Yes],
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], None, NDArray[_F]]: ...
+) -> tuple[NDArray[_F], None, _Floats]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -73,7 +73,7 @@ def layer_norm_backward(
     output_mask: tuple[_No, _Yes, _Yes],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F], NDArray[_F]]: ...
+) -> tuple[None, _Floats, _Floats]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -86,7 +86,7 @@ def layer_norm_backward(
     output_mask: tuple[_No, _Yes, _No],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F], None]: ...
+) -> tuple[None, _Floats, None]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -99,7 +99,7 @@ def layer_norm_backward(
     output_mask: tuple[_No, _No, _Yes],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, None, NDArray[_F]]: ...
+) -> tuple[None, None, _Floats]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike,
@@ -165,7 +165,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_Yes, _Yes, _Yes] = (True, True, True),
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats, _Floats]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -179,7 +179,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_Yes, _Yes, _No],
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], None]: ...
+) -> tuple[NDArray[_F], _Floats, None]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -193,7 +193,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_Yes, _No, _Yes],
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], None, NDArray[_F]]: ...
+) -> tuple[NDArray[_F], None, _Floats]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -221,7 +221,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_No, _Yes, _Yes],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F], NDArray[_F]]: ...
+) -> tuple[None, _Floats, _Floats]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -235,7 +235,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_No, _Yes, _No],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F], None]: ...
+) -> tuple[None, _Floats, None]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -249,7 +249,7 @@ def add_layer_norm_backward(
     output_mask: tuple[_No, _No, _Yes],
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, None, NDArray[_F]]: ...
+) -> tuple[None, None, _Floats]: ...
 @overload
 def add_layer_norm_backward(
     dy: ArrayLike,
@@ -318,7 +318,7 @@ def rms_norm_backward(
     weight_offset: SupportsFloat = 0.0,
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike,
@@ -344,7 +344,7 @@ def rms_norm_backward(
     weight_offset: SupportsFloat = 0.0,
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F]]: ...
+) -> tuple[None, _Floats]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike,
@@ -410,7 +410,7 @@ def add_rms_norm_backward(
     weight_offset: SupportsFloat = 0.0,
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats]: ...
 @overload
 def add_rms_norm_backward(
     dy: ArrayLike,
@@ -438,7 +438,7 @@ def add_rms_norm_backward(
     weight_offset: SupportsFloat = 0.0,
     out: None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[None, NDArray[_F]]: ...
+) -> tuple[None, _Floats]: ...
 @overload
 def add_rms_norm_backward(
     dy: ArrayLike,

@@ -12,6 +12,7 @@ from fastln._core.arguments cimport (
     as_parameter,
     as_rows,
     as_sizes,
+    as_stats,
     check_matrix,
     check_out,
     check_parameter,
@@ -23,12 +24,12 @@ from fastln._core.arguments cimport (
     usable_result,
     usable_rows,
     usable_small,
-    with_offset,
 )
 from fastln._core.calls cimport Backward, choose_backward
 from fastln._core.describe import describe
 from fastln._core.drive cimport run_backward
 from fastln._core.effort cimport ADD_BACKWARD, BACKWARD, limit_for
+from fastln._core.elements cimport Room, begin_room, narrow, take_place, widened
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_norm
 from fastln._core.keywords cimport explain_calls
 from fastln._core.names import call_explainer
@@ -40,12 +41,14 @@ from fastln._core.usual cimport (
     empty_rows,
     is_apart,
     is_apart_or_same,
+    is_stored,
     matrix_of,
     nbytes_of,
     parameter_of,
     result_of,
     rows_of,
     stats_of,
+    type_of,
 )
 
 cnp.import_array()
@@ -63,13 +66,13 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
 
     Parameters
     ----------
-    dy : array of float32 or float64, shape of x
-        Gradient of the loss with respect to y.
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    dy : array of floats, shape of x
+        Gradient of the loss with respect to y, in x's dtype; others are converted to it.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
         The input of the forward pass.
-    mean, rstd : array of float32 or float64, shape (..., 1, ..., 1)
+    mean, rstd : array of floats, shape (..., 1, ..., 1)
         As `layer_norm_forward` returned them: x's leading dimensions, then 1 for each normalized dimension. That mean
-        is rounded to x's dtype does not matter: its low part is recovered from x.
+        is rounded does not matter: its low part is recovered from x.
     weight : array of floats, shape normalized_shape, optional
         The weight of the forward pass.
     normalized_shape : int or tuple of int, optional
@@ -88,15 +91,16 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     dx : ndarray or None
         `out`, or a new array with x's shape and dtype.
     dweight, dbias : ndarray or None
-        In x's dtype, shape normalized_shape. Zero if there are no rows.
+        Shape normalized_shape, in x's dtype; but in float32 where x has 16 bits and weight another dtype. They are
+        summed in more precision and rounded once. Zero if there are no rows.
 
     Raises
     ------
     TypeError
         If an argument has the wrong type or dtype.
     ValueError
-        If a shape does not fit, a value of another argument is too large for x's dtype, out is read-only or overlaps
-        itself, or num_threads < 1. Nothing has been written then.
+        If a shape does not fit, a value of another argument is too large for the dtype that it is converted to, out is
+        read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----
@@ -104,9 +108,10 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     `4 eps' rstd max(|g| + |mean(g)| + |x_hat mean(g x_hat)|)`, that of dweight `2 eps' sum(|dy| max|x_hat|)` and that
     of dbias `2 eps' sum(|dy|)`: the maxima over a row, the sums over any number of rows. For any finite rows,
     docs/accuracy.md proves 45 (float32) or 54 (float64) times `eps' rstd (max|g| + max|x_hat| rms(g))` for dx, 17 or 19
-    times `eps' sum(|dy| max|x_hat|)` for dweight and `2.1 eps' sum(|dy|)` for dbias.
+    times `eps' sum(|dy| max|x_hat|)` for dweight and `2.1 eps' sum(|dy|)` for dbias. For x of 16 bits it is float32's
+    eps', and the rounding of the results comes to it.
 
-    A call takes up to 96 KiB of stack on each of its threads (forward 16 KiB). Where OMP_STACKSIZE or
+    A call takes up to 112 KiB of stack on each of its threads (forward 32 KiB). Where OMP_STACKSIZE or
     `threading.stack_size` says how much there is, let it be 256 KiB or more: with less the process may end.
 
     References
@@ -133,6 +138,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
     """
     cdef Backward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&BACKWARD, x, asked)
     cdef int mask = as_mask(output_mask, 3)
     if not (
@@ -140,12 +146,11 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None
         and usual_gradients(&call, &m, FLN_LAYER_NORM, dy, x, mean, rstd, weight, normalized_shape, out)
     ):
         return other_gradients(FLN_LAYER_NORM, dy, x, mean, rstd, weight, 0, normalized_shape, mask, out, asked)
-    weight = scale_of(&call, &m, weight, 0, mask)
+    dweight, dbias = empty_sum(&m, weight, mask & WANT_DWEIGHT), empty_sum(&m, weight, mask & WANT_DBIAS)
+    weight = scale_of(&call, &m, &room, weight, 0, mask)
     if out is None:
         out = fresh_result(&call, &m)
-    dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
-    dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
-    run(&call, dweight, dbias, limit)
+    run(&call, &m, &room, dweight, dbias, limit)
     return out, dweight, dbias
 
 
@@ -157,14 +162,14 @@ def add_layer_norm_backward(dy, ds, s, mean, rstd, weight=None, *, normalized_sh
 
     Parameters
     ----------
-    dy : array of float32 or float64, shape of s
-        Gradient of the loss with respect to y.
-    ds : array of float32 or float64, shape of s, or None
+    dy : array of floats, shape of s
+        Gradient of the loss with respect to y, in the dtype of s; others are converted to it.
+    ds : array of floats, shape of s, or None
         Gradient of the loss with respect to s beside y: of a pre-norm block, what flows back along the stream. None
         where s is not used again (post-norm).
-    s : array of float32 or float64, shape `(..., *normalized_shape)`
+    s : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
         The sum, as `add_layer_norm_forward` returned it.
-    mean, rstd : array of float32 or float64, shape (..., 1, ..., 1)
+    mean, rstd : array of floats, shape (..., 1, ..., 1)
         As `add_layer_norm_forward` returned them.
     weight : array of floats, shape normalized_shape, optional
         The weight of the forward pass.
@@ -184,7 +189,8 @@ def add_layer_norm_backward(dy, ds, s, mean, rstd, weight=None, *, normalized_sh
     dx : ndarray or None
         `out`, or a new array with the shape and dtype of s.
     dweight, dbias : ndarray or None
-        In the dtype of s, shape normalized_shape. Zero if there are no rows.
+        Shape normalized_shape, in the dtype of s; but in float32 where s has 16 bits and weight another dtype. Zero if
+        there are no rows.
 
     Raises
     ------
@@ -196,7 +202,8 @@ def add_layer_norm_backward(dy, ds, s, mean, rstd, weight=None, *, normalized_sh
 
     Notes
     -----
-    The results have the bits of `layer_norm_backward(dy, s, mean, rstd, weight)`, of which dx has ds added to it.
+    The results have the bits of `layer_norm_backward(dy, s, mean, rstd, weight)`, of which dx has ds added to it. Where
+    s has 16 bits, ds is added in float32, and dx rounded once after that.
 
     References
     ----------
@@ -223,9 +230,9 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
 
     Parameters
     ----------
-    dy : array of float32 or float64, shape of x
-        Gradient of the loss with respect to y.
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    dy : array of floats, shape of x
+        Gradient of the loss with respect to y, in x's dtype; others are converted to it.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
         The input of the forward pass.
     rstd : array of floats, shape (..., 1, ..., 1)
         As `rms_norm_forward` returned it: x's leading dimensions, then 1 for each normalized dimension.
@@ -248,7 +255,8 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     dx : ndarray or None
         `out`, or a new array with x's shape and dtype.
     dweight : ndarray or None
-        In x's dtype, shape normalized_shape. Zero if there are no rows.
+        Shape normalized_shape, in x's dtype; but in float32 where x has 16 bits and weight another dtype. They are
+        summed in more precision and rounded once. Zero if there are no rows.
 
     Raises
     ------
@@ -281,6 +289,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
     """
     cdef Backward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&BACKWARD, x, asked)
     cdef int mask = as_mask(output_mask, 2)
     cdef double offset = as_offset(weight_offset, weight is not None)
@@ -288,11 +297,11 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, normalized_shape=None, output
         mask & WANT_DX and usual_gradients(&call, &m, FLN_RMS_NORM, dy, x, None, rstd, weight, normalized_shape, out)
     ):
         return other_gradients(FLN_RMS_NORM, dy, x, None, rstd, weight, offset, normalized_shape, mask, out, asked)
-    weight = scale_of(&call, &m, weight, offset, mask)
+    dweight = empty_sum(&m, weight, mask & WANT_DWEIGHT)
+    weight = scale_of(&call, &m, &room, weight, offset, mask)
     if out is None:
         out = fresh_result(&call, &m)
-    dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
-    run(&call, dweight, None, limit)
+    run(&call, &m, &room, dweight, None, limit)
     return out, dweight
 
 
@@ -304,12 +313,12 @@ def add_rms_norm_backward(dy, ds, s, rstd, weight=None, *, normalized_shape=None
 
     Parameters
     ----------
-    dy : array of float32 or float64, shape of s
-        Gradient of the loss with respect to y.
-    ds : array of float32 or float64, shape of s, or None
+    dy : array of floats, shape of s
+        Gradient of the loss with respect to y, in the dtype of s; others are converted to it.
+    ds : array of floats, shape of s, or None
         Gradient of the loss with respect to s beside y: of a pre-norm block, what flows back along the stream. None
         where s is not used again (post-norm).
-    s : array of float32 or float64, shape `(..., *normalized_shape)`
+    s : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
         The sum, as `add_rms_norm_forward` returned it.
     rstd : array of floats, shape (..., 1, ..., 1)
         As `add_rms_norm_forward` returned it.
@@ -332,7 +341,8 @@ def add_rms_norm_backward(dy, ds, s, rstd, weight=None, *, normalized_shape=None
     dx : ndarray or None
         `out`, or a new array with the shape and dtype of s.
     dweight : ndarray or None
-        In the dtype of s, shape normalized_shape. Zero if there are no rows.
+        Shape normalized_shape, in the dtype of s; but in float32 where s has 16 bits and weight another dtype. Zero if
+        there are no rows.
 
     Raises
     ------
@@ -344,7 +354,8 @@ def add_rms_norm_backward(dy, ds, s, rstd, weight=None, *, normalized_shape=None
 
     Notes
     -----
-    The results have the bits of `rms_norm_backward(dy, s, rstd, weight)`, of which dx has ds added to it.
+    The results have the bits of `rms_norm_backward(dy, s, rstd, weight)`, of which dx has ds added to it. Where
+    s has 16 bits, ds is added in float32, and dx rounded once after that.
 
     References
     ----------
@@ -372,6 +383,7 @@ cdef object gradients_of_sum(
     """Those of any norm of a sum."""
     cdef Backward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&ADD_BACKWARD, s, asked)
     if not (
         mask & WANT_DX
@@ -379,12 +391,11 @@ cdef object gradients_of_sum(
         and usual_stream(&call, &m, ds, s, out)
     ):
         return other_gradients(norm, dy, s, mean, rstd, weight, offset, normalized_shape, mask, out, asked, "s", ds)
-    weight = scale_of(&call, &m, weight, offset, mask)
+    dweight, dbias = empty_sum(&m, weight, mask & WANT_DWEIGHT), empty_sum(&m, weight, mask & WANT_DBIAS)
+    weight = scale_of(&call, &m, &room, weight, offset, mask)
     if out is None:
         out = fresh_result(&call, &m)
-    dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
-    dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
-    run(&call, dweight, dbias, limit)
+    run(&call, &m, &room, dweight, dbias, limit)
     return (out, dweight, dbias) if norm == FLN_LAYER_NORM else (out, dweight)
 
 
@@ -431,11 +442,23 @@ cdef inline void fill_in(Backward* call, const Matrix* m, fln_norm norm, object 
     choose_backward(call, m.element, norm)
 
 
-cdef inline object scale_of(Backward* call, const Matrix* m, object weight, double offset, int mask):
-    """The weight as the kernels take it, once it is known where it is: with the offset, or of ones for the sums."""
-    if weight is None and mask & WANT_DX and mask & (WANT_DWEIGHT | WANT_DBIAS):
+cdef inline object scale_of(Backward* call, const Matrix* m, Room* room, object weight, double offset, int mask):
+    """The weight as the kernels take it, once it is known where it is: in the type computed in, with the offset.
+
+    One of ones stands in for it beside dx and sums, and for 16-bit rows always. Returns what must be kept until the
+    call has run.
+    """
+    begin_room(room, m.element, m.cols)
+    if weight is None and (m.type_num != m.computed_num or mask & WANT_DX and mask & (WANT_DWEIGHT | WANT_DBIAS)):
         offset = 1
-    return weight if offset == 0 else with_offset(m, offset, &call.args.weight)
+    if offset == 0 and not is_stored(m, weight):
+        return weight
+    return widened(room, &call.args.weight, is_stored(m, weight), offset)
+
+
+cdef inline object empty_sum(const Matrix* m, object weight, bint wanted):
+    """For dweight and dbias, in the type of the weight."""
+    return empty_parameter(m, m.type_num if weight is None else type_of(weight)) if wanted else None
 
 
 cdef object fresh_result(Backward* call, const Matrix* m):
@@ -445,10 +468,22 @@ cdef object fresh_result(Backward* call, const Matrix* m):
     return dx
 
 
-cdef int run(Backward* call, object dweight, object dbias, int limit) except -1:
-    call.args.dweight = NULL if dweight is None else data_of(dweight)
-    call.args.dbias = NULL if dbias is None else data_of(dbias)
-    return run_backward(call, limit)
+cdef int run(Backward* call, const Matrix* m, Room* room, object dweight, object dbias, int limit) except -1:
+    """Runs a call whose sums go to these arrays, rounded once where they have 16 bits."""
+    _dweight_place = sums_at(&call.args.dweight, m, room, dweight)
+    _dbias_place = sums_at(&call.args.dbias, m, room, dbias)
+    run_backward(call, limit)
+    if is_stored(m, dweight):
+        narrow(room, call.args.dweight, data_of(dweight))
+    if is_stored(m, dbias):
+        narrow(room, call.args.dbias, data_of(dbias))
+    return 0
+
+
+cdef inline object sums_at(void** to, const Matrix* m, Room* room, object sums):
+    """Where the kernels write them. Returns what must be kept until they have."""
+    to[0] = NULL if sums is None else data_of(sums)
+    return take_place(room, to) if is_stored(m, sums) else None
 
 
 cdef object other_gradients(
@@ -458,14 +493,15 @@ cdef object other_gradients(
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Backward call
     cdef Matrix m
+    cdef Room room
     cdef int limit
     cdef bint has_mean = norm == FLN_LAYER_NORM
     # These may run anybody's code.
     x = as_rows(x, normalized_shape, norm) if x_name == "x" else as_floats(x_name, x)
     dy = as_floats_like("dy", dy, x)
     ds = None if ds is None else as_floats_like("ds", ds, x)
-    mean = as_floats_like("mean", mean, x) if has_mean else None
-    rstd = as_floats_like("rstd", rstd, x)
+    mean = as_stats("mean", mean, x) if has_mean else None
+    rstd = as_stats("rstd", rstd, x)
     weight = as_parameter("weight", weight, x)
     sizes = as_sizes(normalized_shape)
     if out is not None and not mask & WANT_DX:
@@ -483,9 +519,8 @@ cdef object other_gradients(
 
     dx = usable_result(out, &m) if mask & WANT_DX else None
     x, dy, ds = usable_rows(x, &m, dx), usable_rows(dy, &m, dx), usable_rows(ds, &m, dx)
-    mean, rstd, weight = usable_small(mean, &m, dx), usable_small(rstd, &m, dx), usable_small(weight, &m, dx)
-    dweight = empty_parameter(&m) if mask & WANT_DWEIGHT else None
-    dbias = empty_parameter(&m) if mask & WANT_DBIAS else None
+    mean, rstd, weight = usable_small(mean, dx), usable_small(rstd, dx), usable_small(weight, dx)
+    dweight, dbias = empty_sum(&m, weight, mask & WANT_DWEIGHT), empty_sum(&m, weight, mask & WANT_DBIAS)
     limit = limit_for(&BACKWARD if ds is None else &ADD_BACKWARD, x, asked)
 
     fill_in(&call, &m, norm, x)
@@ -500,11 +535,11 @@ cdef object other_gradients(
         and parameter_of(&m, weight, &call.args.weight)
     ):
         refuse_changes()
-    weight = scale_of(&call, &m, weight, offset, mask)
+    weight = scale_of(&call, &m, &room, weight, offset, mask)
     if ds is not None:
         call.bytes = ADD_BACKWARD.arrays * nbytes_of(x)
     call.is_fresh = dx is not out
-    run(&call, dweight, dbias, limit)
+    run(&call, &m, &room, dweight, dbias, limit)
     if out is not None and dx is not out:
         copy_into(out, dx)
         dx = out

@@ -24,6 +24,7 @@ from fastln._core.arguments import (
     reshaping,
 )
 from fastln._core.describe import cut, describe
+from fastln._core.elements import is_element
 from fastln._core.names import (
     explain_attribute,
     explain_keys,
@@ -229,7 +230,8 @@ class _Parameters:
         Parameters
         ----------
         state : mapping of str to array
-            As `state_dict` gives it, or a whole checkpoint. The arrays may be of any floats, bfloat16 too.
+            As `state_dict` gives it, or a whole checkpoint. The arrays may be of any floats, bfloat16 too, and tensors
+            of PyTorch, with gradients or without: `dict(model.named_parameters())` is a state as well.
         prefix : str
             What the names begin with in a checkpoint ("encoder.layer.0.norm."); other names are left alone.
 
@@ -253,7 +255,8 @@ class _Parameters:
         """
         parameters = self._parameters()
         _check_keys(state, prefix, tuple(parameters), self._KIND)
-        loaded = {name: self._new_parameter(cut(prefix + name), state[prefix + name]) for name in parameters}
+        given = {name: _without_gradient(state[prefix + name]) for name in parameters}
+        loaded = {name: self._new_parameter(cut(prefix + name), value) for name, value in given.items()}
         are_apart = not any(np.may_share_memory(*pair) for pair in itertools.combinations(parameters.values(), 2))
         if are_apart and all(map(self._may_be_parameter, parameters.values())):
             for name, array in loaded.items():
@@ -280,7 +283,8 @@ class LayerNorm(_Parameters):
         The initial weight and bias: a number, an array of normalized_shape, or a function of normalized_shape that
         returns either.
     dtype : dtype
-        Of the parameters: float32 or float64.
+        Of the parameters: float32, float64, float16 or ml_dtypes' bfloat16. x may be of another one; beside x of 16
+        bits, parameters of float32 are used as they are.
 
     Attributes
     ----------
@@ -454,8 +458,8 @@ class RMSNorm(_Parameters):
     normalized_shape : int or sequence of int
         Trailing dimensions of the input to normalize over.
     eps : float or None
-        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, as in PyTorch; most
-        checkpoints were trained with 1e-5 or 1e-6.
+        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, for x of 16 bits for that
+        of float32, as in PyTorch; most checkpoints were trained with 1e-5 or 1e-6.
     elementwise_affine : bool
         False: no weight.
     weight_offset : float
@@ -466,7 +470,8 @@ class RMSNorm(_Parameters):
         The initial weight: a number, an array of normalized_shape, or a function of normalized_shape that returns
         either. None: so that weight_offset + weight is 1.
     dtype : dtype
-        Of the parameter: float32 or float64.
+        Of the parameter: float32, float64, float16 or ml_dtypes' bfloat16. x may be of another one; beside x of 16
+        bits, a weight of float32 is used as it is.
 
     Attributes
     ----------
@@ -526,7 +531,7 @@ class RMSNorm(_Parameters):
 
     @property
     def eps(self) -> float | None:
-        """What is added to the mean square; None stands for `finfo(x.dtype).eps`."""
+        """What is added to the mean square; None stands for `finfo(x.dtype).eps`, or float32's for x of 16 bits."""
         return self._eps
 
     @eps.setter
@@ -652,6 +657,11 @@ def _rows_to_save(x: ArrayLike, out: Array | None) -> Any:
     return rows
 
 
+def _without_gradient(value: Any) -> Any:
+    """A tensor of PyTorch that takes part in no gradient, as NumPy wants it; anything else itself."""
+    return value.detach() if getattr(type(value), "__module__", "").startswith("torch") else value
+
+
 def _check_saved(saved: Any, kind: Any) -> None:
     """Whether it is as long as what forward returns, of which a plain tuple will do."""
     if not isinstance(saved, tuple) or len(saved) != len(kind._fields):
@@ -663,8 +673,8 @@ def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         found = np.dtype(dtype)
     except Exception:  # of any type, since NumPy asks what it does not know for its repr
         found = None
-    if found not in (np.dtype(np.float32), np.dtype(np.float64)) or found is None:
-        raise TypeError(f"dtype must be float32 or float64, got {describe(dtype)}")
+    if found is None or not (is_element(found) and found.isnative):
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {describe(dtype)}")
     return found
 
 

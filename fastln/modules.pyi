@@ -14,7 +14,7 @@ Array: TypeAlias = _Floats
 Initializer: TypeAlias = float | ArrayLike | Callable[[tuple[int, ...]], ArrayLike]
 
 # The float type of x, and what there is of weight and bias: an array or None.
-_X = TypeVar("_X", bound=np.floating[Any], default=np.floating[Any], covariant=True)
+_X = TypeVar("_X", bound=np.generic, default=np.floating[Any], covariant=True)
 _W = TypeVar("_W", bound=Array | None, default=Array | None, covariant=True)
 _B = TypeVar("_B", bound=Array | None, default=Array | None, covariant=True)
 
@@ -22,12 +22,12 @@ class StateError(KeyError): ...
 
 class LayerNormSaved(NamedTuple, Generic[_X]):
     x: NDArray[_X]
-    mean: NDArray[_X]
-    rstd: NDArray[_X]
+    mean: _Floats
+    rstd: _Floats
 
 class RMSNormSaved(NamedTuple, Generic[_X]):
     x: NDArray[_X]
-    rstd: NDArray[_X]
+    rstd: _Floats
 
 class LayerNormGradients(NamedTuple, Generic[_X, _W, _B]):
     dx: NDArray[_X]

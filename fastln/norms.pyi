@@ -4,7 +4,9 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypeVa
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_F = TypeVar("_F", bound=np.floating[Any])
+# Of x and what has its dtype. To type checkers bfloat16 is a generic: it is another package's. What is beside it may be
+# of float32 where x has 16 bits, so of that they know that it is of floats.
+_F = TypeVar("_F", bound=np.generic)
 _Floats: TypeAlias = NDArray[np.floating[Any]]
 # Of Python's floats: they become float64.
 _Lists: TypeAlias = Sequence[float | _Lists]
@@ -53,7 +55,7 @@ def layer_norm_forward(
     *,
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats, _Floats]: ...
 @overload
 def layer_norm_forward(
     x: _Lists,
@@ -127,7 +129,7 @@ def add_layer_norm_forward(
     out: NDArray[_F] | None = None,
     residual_out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], NDArray[_F], _Floats, _Floats]: ...
 @overload
 def add_layer_norm_forward(
     x: _Lists,
@@ -201,7 +203,7 @@ def rms_norm_forward(
     cast: Literal["llama", "gemma"] | None = None,
     out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], _Floats]: ...
 @overload
 def rms_norm_forward(
     x: _Lists,
@@ -281,7 +283,7 @@ def add_rms_norm_forward(
     out: NDArray[_F] | None = None,
     residual_out: NDArray[_F] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[NDArray[_F], NDArray[_F], NDArray[_F]]: ...
+) -> tuple[NDArray[_F], NDArray[_F], _Floats]: ...
 @overload
 def add_rms_norm_forward(
     x: _Lists,

@@ -23,11 +23,11 @@ from fastln._core.arguments cimport (
     usable_result,
     usable_rows,
     usable_small,
-    with_offset,
 )
 from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
 from fastln._core.effort cimport ADD_FORWARD, FORWARD, limit_for
+from fastln._core.elements cimport Room, begin_room, widened
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_forward_args, fln_norm
 from fastln._core.keywords cimport explain_calls
 from fastln._core.names import call_explainer
@@ -41,6 +41,7 @@ from fastln._core.usual cimport (
     empty_stats,
     is_apart,
     is_apart_or_same,
+    is_stored,
     matrix_of,
     nbytes_of,
     parameter_of,
@@ -62,13 +63,14 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
-        Rows may lie at any constant stride; other layouts are copied once.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once. Numbers of 16 bits (bfloat16 is ml_dtypes')
+        are computed with in float32 and rounded once, to nearest even.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
     weight, bias : array of floats, shape normalized_shape, optional
-        Scale and offset per element, converted to x's dtype: from float16 and ml_dtypes' bfloat16 too. Each may be
-        absent on its own.
+        Scale and offset per element, of any floats. Each may be absent on its own, and beside x of 16 bits each may be
+        of x's dtype or of float32; others are converted to the dtype that is computed in.
     eps : float
         Added to the variance, in squared units of x.
     out : ndarray, optional
@@ -87,16 +89,16 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     TypeError
         If an argument has the wrong type or dtype.
     ValueError
-        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for x's dtype,
-        out is read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
+        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for the dtype
+        that is computed in, out is read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----
     With eps' = finfo(dtype).eps, the error of y is at most 15 eps' (float32) or 20 eps' (float64) times
     `|weight| max|x_hat| + |bias|`, the maximum over the row, for any finite row: docs/accuracy.md has the proof.
-    Ordinary rows stay within 2 eps', whatever their mean, outliers and magnitude. A constant row gives exactly bias. A
-    NaN or Inf makes its own row NaN and no other. The bits of a row depend on that row, eps, weight, bias and dtype
-    alone.
+    Ordinary rows stay within 2 eps', whatever their mean, outliers and magnitude. For x of 16 bits it is the eps' of
+    float32, and the rounding of y to x's dtype comes to it. A constant row gives exactly bias. A NaN or Inf makes its
+    own row NaN and no other. The bits of a row depend on that row, eps, weight, bias and dtype alone.
 
     References
     ----------
@@ -122,10 +124,12 @@ def layer_norm(x, normalized_shape=None, weight=None, bias=None, eps=1e-5, *, ou
     """
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
-        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, False)
-    weight = scale_of(&call, &m, weight, 0, bias)
+        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, False, out, asked, False)
+    weight = scale_of(&call, &m, &room, weight, 0, bias)
+    bias = shift_of(&call, &m, &room, bias)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
@@ -138,7 +142,7 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
     normalized_shape, weight, bias, eps, out, num_threads
         As in `layer_norm`.
 
@@ -147,8 +151,8 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     y : ndarray
         As from `layer_norm`, with the same bits.
     mean, rstd : ndarray
-        Mean and 1 / sqrt(var + eps) of each row, in x's dtype; shape: the leading dimensions of x, then 1 for each
-        normalized dimension.
+        Mean and 1 / sqrt(var + eps) of each row, in x's dtype, or in float32 where that has 16 bits; shape: the leading
+        dimensions of x, then 1 for each normalized dimension.
 
     Raises
     ------
@@ -174,10 +178,12 @@ def layer_norm_forward(x, normalized_shape=None, weight=None, bias=None, eps=1e-
     """
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     if not usual_norm(&call, &m, FLN_LAYER_NORM, x, normalized_shape, weight, bias, eps, out):
-        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, out, asked, True)
-    weight = scale_of(&call, &m, weight, 0, bias)
+        return other_norm(FLN_LAYER_NORM, x, normalized_shape, weight, 0, bias, eps, False, out, asked, True)
+    weight = scale_of(&call, &m, &room, weight, 0, bias)
+    bias = shift_of(&call, &m, &room, bias)
     if out is None:
         out = fresh_result(&call, &m)
     mean, rstd = empty_stats(&m), empty_stats(&m)
@@ -195,14 +201,15 @@ def add_layer_norm(x, residual, normalized_shape=None, weight=None, bias=None, e
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
-        Rows may lie at any constant stride; other layouts are copied once.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once. Numbers of 16 bits (bfloat16 is ml_dtypes')
+        are computed with in float32; s and y are each rounded once, to nearest even.
     residual : array of x's dtype, shape of x
         What is added to x. Another dtype is refused.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
     weight, bias : array of floats, shape normalized_shape, optional
-        Scale and offset per element, converted to x's dtype. Each may be absent on its own.
+        Scale and offset per element, of any floats, as in `layer_norm`. Each may be absent on its own.
     eps : float
         Added to the variance, in squared units of s.
     out, residual_out : ndarray, optional
@@ -230,7 +237,8 @@ def add_layer_norm(x, residual, normalized_shape=None, weight=None, bias=None, e
 
     Notes
     -----
-    s is rounded to x's dtype, as `x + residual` is, and y is as accurate as that of `layer_norm` for the rows of s.
+    s is rounded to x's dtype, as `x + residual` is, before it is normalized: y is as accurate as that of `layer_norm`
+    for the rows of s.
 
     References
     ----------
@@ -250,7 +258,8 @@ def add_layer_norm(x, residual, normalized_shape=None, weight=None, bias=None, e
     (True, array([[2., 3., 4., 5.]], dtype=float32))
     """
     return add_norm(
-        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, out, residual_out, num_threads, False
+        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, False, out, residual_out, num_threads,
+        False
     )
 
 
@@ -260,7 +269,7 @@ def add_layer_norm_forward(x, residual, normalized_shape=None, weight=None, bias
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
     residual, normalized_shape, weight, bias, eps, out, residual_out, num_threads
         As in `add_layer_norm`.
 
@@ -269,8 +278,8 @@ def add_layer_norm_forward(x, residual, normalized_shape=None, weight=None, bias
     y, s : ndarray
         As from `add_layer_norm`, with the same bits.
     mean, rstd : ndarray
-        Mean and 1 / sqrt(var + eps) of each row of s, in x's dtype; shape: the leading dimensions of x, then 1 for each
-        normalized dimension.
+        Mean and 1 / sqrt(var + eps) of each row of s, in x's dtype, or in float32 where that has 16 bits; shape: the
+        leading dimensions of x, then 1 for each normalized dimension.
 
     Raises
     ------
@@ -291,7 +300,8 @@ def add_layer_norm_forward(x, residual, normalized_shape=None, weight=None, bias
     (array([[3.5]]), array([[0.8944]]))
     """
     return add_norm(
-        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, out, residual_out, num_threads, True
+        FLN_LAYER_NORM, x, residual, normalized_shape, weight, 0, bias, eps, False, out, residual_out, num_threads,
+        True
     )
 
 
@@ -303,20 +313,24 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
-        Rows may lie at any constant stride; other layouts are copied once.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once. Numbers of 16 bits (bfloat16 is ml_dtypes')
+        are computed with in float32 and rounded once, to nearest even.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
     weight : array of floats, shape normalized_shape, optional
-        Scale per element, converted to x's dtype.
+        Scale per element, of any floats: beside x of 16 bits of x's dtype or of float32; others are converted to the
+        dtype that is computed in.
     eps : float, optional
-        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, as in PyTorch, and is
-        seldom what a checkpoint was trained with: Llama's is 1e-5 or 1e-6, Gemma's 1e-6.
+        Added to the mean square, in squared units of x. None stands for `finfo(x.dtype).eps`, for x of 16 bits for that
+        of float32, as in PyTorch; it is seldom what a checkpoint was trained with: Llama's is 1e-5 or 1e-6, Gemma's
+        1e-6.
     weight_offset : float
-        Added to weight, in x's dtype. 1 for checkpoints that store weight - 1, as Gemma's do.
+        Added to weight, in the dtype that is computed in. 1 for checkpoints that store weight - 1, as Gemma's do.
     cast : {None, "llama", "gemma"}
-        Where a model rounds to x's dtype: "llama" before the multiplication with weight, "gemma" after it. x is
-        computed with in its own dtype here, so all of these are the same.
+        Where a model rounds to an x of 16 bits: "llama" rounds x_hat before the multiplication with weight and y after
+        it, as Llama's `weight * x_hat.to(dtype)`; "gemma" and None round y alone, as Gemma's
+        `(x_hat * weight).to(dtype)`. Other x are computed with in their own dtype, where all of these are the same.
     out : ndarray, optional
         Where to put the result: x's shape and dtype. It may be x itself; any other overlap with an input gives the
         same result as if there were none.
@@ -341,9 +355,10 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
     -----
     With eps' = finfo(dtype).eps, the error of y is at most 4.5 eps' (float32) or 6 eps' (float64) times
     `|weight| max|x_hat|`, the maximum over the row, for any finite row: docs/accuracy.md has the proof. Ordinary rows
-    stay within 2 eps', whatever their magnitude: squares neither overflow nor underflow. A NaN or Inf makes its own row
-    NaN and no other (PyTorch gives 0 for the finite numbers beside an Inf). The bits of a row depend on that row, eps,
-    weight, weight_offset and dtype alone.
+    stay within 2 eps', whatever their magnitude: squares neither overflow nor underflow. For x of 16 bits it is the
+    eps' of float32, and the rounding to x's dtype comes to it. A NaN or Inf makes its own row NaN and no other (PyTorch
+    gives 0 for the finite numbers beside an Inf). The bits of a row depend on that row, eps, weight, weight_offset,
+    cast and dtype alone.
 
     References
     ----------
@@ -360,15 +375,19 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
     """
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     cdef double offset = as_offset(weight_offset, weight is not None)
-    check_cast(cast)
+    cdef bint rounds_x_hat = check_cast(cast)
     if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
-        return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, False)
-    weight = scale_of(&call, &m, weight, offset, None)
+        return other_norm(
+            FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, rounds_x_hat, out, asked, False
+        )
+    weight = scale_of(&call, &m, &room, weight, offset, None)
     if out is None:
         out = fresh_result(&call, &m)
     call.args.mean = call.args.rstd = NULL
+    call.args.round_x_hat = rounds_x_hat
     run_forward(&call, limit)
     return out
 
@@ -379,7 +398,7 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
     normalized_shape, weight, eps, weight_offset, cast, out, num_threads
         As in `rms_norm`.
 
@@ -388,8 +407,8 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
     y : ndarray
         As from `rms_norm`, with the same bits.
     rstd : ndarray
-        1 / sqrt(mean(x * x) + eps) of each row, in x's dtype; shape: the leading dimensions of x, then 1 for each
-        normalized dimension.
+        1 / sqrt(mean(x * x) + eps) of each row, in x's dtype, or in float32 where that has 16 bits; shape: the leading
+        dimensions of x, then 1 for each normalized dimension.
 
     Raises
     ------
@@ -410,16 +429,20 @@ def rms_norm_forward(x, normalized_shape=None, weight=None, eps=None, *, weight_
     """
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&FORWARD, x, asked)
     cdef double offset = as_offset(weight_offset, weight is not None)
-    check_cast(cast)
+    cdef bint rounds_x_hat = check_cast(cast)
     if not usual_norm(&call, &m, FLN_RMS_NORM, x, normalized_shape, weight, None, eps, out):
-        return other_norm(FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, out, asked, True)
-    weight = scale_of(&call, &m, weight, offset, None)
+        return other_norm(
+            FLN_RMS_NORM, x, normalized_shape, weight, offset, None, eps, rounds_x_hat, out, asked, True
+        )
+    weight = scale_of(&call, &m, &room, weight, offset, None)
     if out is None:
         out = fresh_result(&call, &m)
     rstd = empty_stats(&m)
     call.args.mean, call.args.rstd = NULL, data_of(rstd)
+    call.args.round_x_hat = rounds_x_hat
     run_forward(&call, limit)
     return out, rstd
 
@@ -433,16 +456,17 @@ def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, w
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
-        Rows may lie at any constant stride; other layouts are copied once.
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
+        Rows may lie at any constant stride; other layouts are copied once. Numbers of 16 bits (bfloat16 is ml_dtypes')
+        are computed with in float32; s and y are each rounded once, to nearest even.
     residual : array of x's dtype, shape of x
         What is added to x. Another dtype is refused.
     normalized_shape : int or tuple of int, optional
         Trailing dimensions to normalize over. None stands for the last one.
     weight : array of floats, shape normalized_shape, optional
-        Scale per element, converted to x's dtype.
+        Scale per element, of any floats, as in `rms_norm`.
     eps : float, optional
-        Added to the mean square, in squared units of s. None stands for `finfo(x.dtype).eps`, as in `rms_norm`.
+        Added to the mean square, in squared units of s. None stands for what it does in `rms_norm`.
     weight_offset, cast
         As in `rms_norm`.
     out, residual_out : ndarray, optional
@@ -470,7 +494,8 @@ def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, w
 
     Notes
     -----
-    s is rounded to x's dtype, as `x + residual` is, and y is as accurate as that of `rms_norm` for the rows of s.
+    s is rounded to x's dtype, as `x + residual` is, before it is normalized: y is as accurate as that of `rms_norm` for
+    the rows of s.
 
     References
     ----------
@@ -485,9 +510,9 @@ def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, w
     (array([[3., 4.]]), array([[0.849, 1.131]]))
     """
     cdef double offset = as_offset(weight_offset, weight is not None)
-    check_cast(cast)
     return add_norm(
-        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, out, residual_out, num_threads, False
+        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, check_cast(cast), out, residual_out,
+        num_threads, False
     )
 
 
@@ -497,7 +522,7 @@ def add_rms_norm_forward(x, residual, normalized_shape=None, weight=None, eps=No
 
     Parameters
     ----------
-    x : array of float32 or float64, shape `(..., *normalized_shape)`
+    x : array of float32, float64, float16 or bfloat16, shape `(..., *normalized_shape)`
     residual, normalized_shape, weight, eps, weight_offset, cast, out, residual_out, num_threads
         As in `add_rms_norm`.
 
@@ -506,8 +531,8 @@ def add_rms_norm_forward(x, residual, normalized_shape=None, weight=None, eps=No
     y, s : ndarray
         As from `add_rms_norm`, with the same bits.
     rstd : ndarray
-        1 / sqrt(mean(s * s) + eps) of each row, in x's dtype; shape: the leading dimensions of x, then 1 for each
-        normalized dimension.
+        1 / sqrt(mean(s * s) + eps) of each row, in x's dtype, or in float32 where that has 16 bits; shape: the leading
+        dimensions of x, then 1 for each normalized dimension.
 
     Raises
     ------
@@ -527,28 +552,32 @@ def add_rms_norm_forward(x, residual, normalized_shape=None, weight=None, eps=No
     array([[0.283]])
     """
     cdef double offset = as_offset(weight_offset, weight is not None)
-    check_cast(cast)
     return add_norm(
-        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, out, residual_out, num_threads, True
+        FLN_RMS_NORM, x, residual, normalized_shape, weight, offset, None, eps, check_cast(cast), out, residual_out,
+        num_threads, True
     )
 
 
 cdef object add_norm(
     fln_norm norm, object x, object residual, object normalized_shape, object weight, double offset, object bias,
-    object eps, object out, object residual_out, object num_threads, bint stats
+    object eps, bint rounds_x_hat, object out, object residual_out, object num_threads, bint stats
 ):
     """Any norm of the sum of x and residual."""
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int asked = asked_threads(num_threads), limit = limit_for(&ADD_FORWARD, x, asked)
     if not (
         usual_norm(&call, &m, norm, x, normalized_shape, weight, bias, eps, out)
         and usual_sum(&call, &m, residual, weight, bias, residual_out)
     ):
         return other_norm(
-            norm, x, normalized_shape, weight, offset, bias, eps, out, asked, stats, True, residual, residual_out
+            norm, x, normalized_shape, weight, offset, bias, eps, rounds_x_hat, out, asked, stats, True, residual,
+            residual_out
         )
-    weight = scale_of(&call, &m, weight, offset, bias)
+    weight = scale_of(&call, &m, &room, weight, offset, bias)
+    if norm == FLN_LAYER_NORM:
+        bias = shift_of(&call, &m, &room, bias)
     if out is None:
         out = fresh_result(&call, &m)
     if residual_out is None:
@@ -559,6 +588,7 @@ cdef object add_norm(
     rstd = empty_stats(&m) if stats else None
     call.args.mean = NULL if mean is None else data_of(mean)
     call.args.rstd = NULL if rstd is None else data_of(rstd)
+    call.args.round_x_hat = rounds_x_hat
     run_forward(&call, limit)
     return results_of(out, residual_out, mean, rstd)
 
@@ -615,17 +645,31 @@ cdef inline void fill_in(Forward* call, const Matrix* m, fln_norm norm, object x
     """What follows from the matrix, without a residual."""
     call.args.residual = NULL
     call.args.cols = m.cols
+    call.args.round_x_hat = False
     call.rows = m.rows
     call.bytes = FORWARD.arrays * nbytes_of(x)
     call.is_fresh = False
     choose_forward(call, m.element, norm)
 
 
-cdef inline object scale_of(Forward* call, const Matrix* m, object weight, double offset, object bias):
-    """The weight as the kernels take it, once it is known where it is: with the offset, and of ones under a bias."""
-    if weight is None and bias is not None:
+# The parameters as the kernels take them, once it is known where they are: in the type computed in, the weight with its
+# offset. Of float rows they may be absent, but a bias never comes without a weight; of 16-bit rows both are there.
+
+cdef inline object scale_of(Forward* call, const Matrix* m, Room* room, object weight, double offset, object bias):
+    """Returns what must be kept until the call has run. `shift_of` comes after it."""
+    begin_room(room, m.element, m.cols)
+    if weight is None and (bias is not None or m.type_num != m.computed_num):
         offset = 1
-    return weight if offset == 0 else with_offset(m, offset, &call.args.weight)
+    if offset == 0 and not is_stored(m, weight):
+        return weight
+    return widened(room, &call.args.weight, is_stored(m, weight), offset)
+
+
+cdef inline object shift_of(Forward* call, const Matrix* m, Room* room, object bias):
+    """The same of the bias."""
+    if m.type_num == m.computed_num or (bias is not None and not is_stored(m, bias)):
+        return bias
+    return widened(room, &call.args.bias, is_stored(m, bias), -0.0)
 
 
 cdef object fresh_result(Forward* call, const Matrix* m):
@@ -636,12 +680,14 @@ cdef object fresh_result(Forward* call, const Matrix* m):
 
 
 cdef object other_norm(
-    fln_norm norm, object x, object normalized_shape, object weight, double offset, object bias, object eps, object out,
-    int asked, bint stats, bint adds=False, object residual=None, object residual_out=None
+    fln_norm norm, object x, object normalized_shape, object weight, double offset, object bias, object eps,
+    bint rounds_x_hat, object out, int asked, bint stats, bint adds=False, object residual=None,
+    object residual_out=None
 ):
     """A call that is not the usual one: says what is wrong with it, or converts what needs converting."""
     cdef Forward call
     cdef Matrix m
+    cdef Room room
     cdef int limit
     cdef bint has_default = norm == FLN_RMS_NORM and eps is None
     cdef str eps_place = EPS_PLACES[3 + (norm == FLN_LAYER_NORM) + adds]
@@ -666,7 +712,7 @@ cdef object other_norm(
     y, s = usable_result(out, &m), usable_result(residual_out, &m) if adds else None
     for result in (y, s):
         x, residual = usable_rows(x, &m, result), usable_rows(residual, &m, result)
-        weight, bias = usable_small(weight, &m, result), usable_small(bias, &m, result)
+        weight, bias = usable_small(weight, result), usable_small(bias, result)
     has_mean = stats and norm == FLN_LAYER_NORM
     mean, rstd = empty_stats(&m) if has_mean else None, empty_stats(&m) if stats else None
     limit = limit_for(&ADD_FORWARD if adds else &FORWARD, y, asked)
@@ -681,11 +727,14 @@ cdef object other_norm(
         and parameter_of(&m, bias, &call.args.bias)
     ):
         refuse_changes()
-    weight = scale_of(&call, &m, weight, offset, bias)
+    weight = scale_of(&call, &m, &room, weight, offset, bias)
+    if norm == FLN_LAYER_NORM:
+        bias = shift_of(&call, &m, &room, bias)
     if has_default:
         default_eps(&m, None, &call.args.eps)
     call.args.mean = data_of(mean) if has_mean else NULL
     call.args.rstd = data_of(rstd) if stats else NULL
+    call.args.round_x_hat = rounds_x_hat
     if adds:
         call.bytes = ADD_FORWARD.arrays * nbytes_of(y)
     call.is_fresh = y is not out or s is not residual_out

@@ -17,6 +17,7 @@ cdef object as_rows(object x, object normalized_shape, fln_norm norm)
 cpdef object as_any_floats(str name, object value)
 cpdef object as_numbers(str name, object value)
 cdef object as_floats_like(str name, object value, object x)
+cdef object as_stats(str name, object value, object x)
 cdef object as_parameter(str name, object value, object x)
 cpdef object converted(str name, object array, int type_num)
 cpdef double as_eps(object eps) except -1
@@ -42,10 +43,7 @@ cdef int check_apart(str name, object out, object other, str other_name) except 
 
 cdef object usable_result(object out, const Matrix* m)
 cdef object usable_rows(object a, const Matrix* m, object result)
-cdef object usable_small(object a, const Matrix* m, object result)
-
-# The weight at `to`, or zeros, with an offset added to each element: a new array, and `to` is then where it is.
-cdef object with_offset(const Matrix* m, double offset, const void** to)
+cdef object usable_small(object a, object result)
 
 # The last step: rows at any constant stride.
 

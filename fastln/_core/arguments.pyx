@@ -14,18 +14,16 @@ cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.object cimport PyObject_TypeCheck, PyTypeObject
 from cpython.ref cimport Py_INCREF
-from libc.float cimport FLT_MAX
 from libc.math cimport isfinite
 from libc.string cimport memcpy
 
 from fastln._core.describe import cut, describe, describe_array
-from fastln._core.isa cimport FLN_F32, FLN_RMS_NORM, fln_element, fln_norm
+from fastln._core.elements cimport computed_num, element_of, is_bfloat16, is_element
+from fastln._core.isa cimport FLN_RMS_NORM, fln_element, fln_norm
 from fastln._core.usual cimport (
     MOST_DIMENSIONS,
     Matrix,
     data_of,
-    element_of,
-    empty_parameter,
     empty_rows,
     has_shape,
     is_usual,
@@ -58,7 +56,7 @@ cdef int MOST_WORK_ON_OVERLAPS = 100_000
 
 
 cpdef object as_floats(str name, object value):
-    """An ndarray of either float type over `value`'s data, in any byte order, alignment and layout.
+    """An ndarray of any type that x may be of, over `value`'s data, in any byte order, alignment and layout.
 
     What is an ndarray already, perhaps of a subclass, stays what it is: a view would know too little of it if it was
     given another size before it is read.
@@ -66,7 +64,8 @@ cpdef object as_floats(str name, object value):
     array = as_array(name, value)
     if not is_float(array):
         raise TypeError(
-            f"{name} must be an array of float32 or float64, got {described(value, array)}{casting(name, value, array)}"
+            f"{name} must be an array of float32, float64, float16 or bfloat16, "
+            f"got {described(value, array)}{casting(name, value, array)}"
         )
     return array
 
@@ -79,7 +78,7 @@ cdef object as_rows(object x, object normalized_shape, fln_norm norm):
 
 
 cpdef object as_any_floats(str name, object value):
-    """The same of what will be converted anyway: longer and shorter floats too, bfloat16 among them."""
+    """The same of what will be converted anyway: longer floats too, and bfloat16 as PyTorch has it."""
     array = as_array(name, as_numpy_knows(value))
     if not is_any_float(array):
         got = described(value, array) + casting(name, value, array)
@@ -98,8 +97,8 @@ cpdef object as_numbers(str name, object value):
 
 cdef object as_numpy_knows(object value):
     """PyTorch makes no array of its bfloat16."""
-    is_bfloat16 = not cnp.PyArray_Check(value) and str(getattr(value, "dtype", None)) == "torch.bfloat16"
-    return value.float() if is_bfloat16 else value
+    is_of_torch = not cnp.PyArray_Check(value) and str(getattr(value, "dtype", None)) == "torch.bfloat16"
+    return value.float() if is_of_torch else value
 
 
 cpdef object as_array(str name, object value):
@@ -190,9 +189,17 @@ cdef object as_floats_like(str name, object value, object x):
     return converted(name, as_floats(name, value), float_type(x))
 
 
+cdef object as_stats(str name, object value, object x):
+    """as_floats in the type that is computed in."""
+    return converted(name, as_floats(name, value), computed_type(x))
+
+
 cdef object as_parameter(str name, object value, object x):
-    """weight or bias, which may be absent, in x's type."""
-    return None if value is None else converted(name, as_any_floats(name, value), float_type(x))
+    """weight or bias, which may be absent: as it is in x's type, else in the one that is computed in."""
+    if value is None:
+        return None
+    array = as_any_floats(name, value)
+    return array if float_type(array) == float_type(x) else converted(name, array, computed_type(x))
 
 
 cpdef object converted(str name, object array, int type_num):
@@ -201,7 +208,11 @@ cpdef object converted(str name, object array, int type_num):
         return array
     try:
         with np.errstate(all="ignore", over="raise"):
-            return copied(array, type_num)
+            found = copied(array, type_num)
+            # Other packages' conversions set no flag.
+            if type_num >= NPY_USERDEF and not np.array_equal(np.isinf(found), np.isinf(copied(array, type_of(array)))):
+                raise FloatingPointError
+            return found
     except FloatingPointError:
         values = copied(array, type_of(array))
         finite = values[np.isfinite(values)]
@@ -244,11 +255,11 @@ cdef double as_real(str name, str requirement, object value) except? -1:
 
 
 cpdef int check_cast(object cast) except -1:
-    """The name of a rounding order of 16-bit numbers."""
+    """The name of a rounding order of 16-bit numbers; whether it is one that rounds before the weight."""
     if cast is None:
-        return 0
+        return False
     if isinstance(cast, str) and cast in ("llama", "gemma"):
-        return 0
+        return cast == "llama"
     error = ValueError if isinstance(cast, str) else TypeError
     raise error(f"cast must be None, 'llama' or 'gemma', got {describe(cast)}")
 
@@ -290,21 +301,23 @@ cdef int float_type(object a) noexcept:
     return type_num
 
 
+cdef int computed_type(object x) noexcept:
+    """NumPy's number of the type that is computed in with such an x."""
+    cdef fln_element element
+    return computed_num(element) if element_of(float_type(x), &element) else -1
+
+
 cdef object dtype_of(object a):
     return <object> cnp.PyArray_DESCR(a)
 
 
-cdef bint is_float(object a) noexcept:
+cdef bint is_float(object a):
     cdef fln_element element
-    return element_of(float_type(a), &element)
+    return element_of(float_type(a), &element) or is_element(dtype_of(a))
 
 
 cdef bint is_any_float(object a):
-    """bfloat16 is known by its name: that of ml_dtypes, which is not imported for it."""
-    cdef int type_num = type_of(a)
-    if type_num in (cnp.NPY_FLOAT16, cnp.NPY_FLOAT32, cnp.NPY_FLOAT64, cnp.NPY_LONGDOUBLE):
-        return True
-    return type_num >= NPY_USERDEF and dtype_of(a).name == "bfloat16"
+    return is_float(a) or type_of(a) == cnp.NPY_LONGDOUBLE or is_bfloat16(dtype_of(a))
 
 
 cdef tuple shape_tuple(const cnp.npy_intp* shape, int ndim):
@@ -319,6 +332,7 @@ cdef int check_matrix(Matrix* m, object x, tuple sizes, str x_name="x") except -
     m.type_num = float_type(x)
     if not element_of(m.type_num, &m.element):
         refuse_changes()
+    m.computed_num = computed_num(m.element)
     m.ndim = ndim
     m.shape = m.copied_shape
     memcpy(m.copied_shape, shape_of(x), ndim * sizeof(cnp.npy_intp))
@@ -535,37 +549,11 @@ cdef object usable_rows(object a, const Matrix* m, object result):
     return copied(a, m.type_num)
 
 
-cdef object usable_small(object a, const Matrix* m, object result):
+cdef object usable_small(object a, object result):
     """Parameters, mean and rstd: as in the usual call."""
-    if a is None or is_usual(m, a) and (result is None or not may_overlap(a, result)):
+    if a is None or is_usual(a, float_type(a)) and (result is None or not may_overlap(a, result)):
         return a
-    return copied(a, m.type_num)
-
-
-cdef object with_offset(const Matrix* m, double offset, const void** to):
-    """The weight at `to` with so much added in its type, which is there then. NULL counts as zeros."""
-    if m.element == FLN_F32 and abs(offset) > FLT_MAX:
-        raise ValueError(f"weight_offset must be a value that float32 can hold, got {offset}")
-    added = empty_parameter(m)
-    if m.element == FLN_F32:
-        add_offset(<const float*> to[0], <float> offset, <float*> data_of(added), m.cols)
-    else:
-        add_offset(<const double*> to[0], offset, <double*> data_of(added), m.cols)
-    to[0] = data_of(added)
-    return added
-
-
-ctypedef fused computed:
-    float
-    double
-
-
-cdef inline void add_offset(
-    const computed* weight, computed offset, computed* added, Py_ssize_t cols
-) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(cols):
-        added[i] = offset if weight == NULL else weight[i] + offset
+    return copied(a, float_type(a))
 
 
 cdef int copy_into(object out, object result) except -1:

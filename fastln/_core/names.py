@@ -173,6 +173,8 @@ def explain_state(state: object) -> str:
     """What gives a mapping where there is something else."""
     if hasattr(type(state), "get_tensor"):
         return ": safetensors.numpy.load_file(path) gives one"
+    if hasattr(type(state), "__next__"):
+        return ": dict(...) of its pairs is one"
     return ": its state_dict() is one" if hasattr(type(state), "state_dict") else ""
 
 
@@ -186,7 +188,7 @@ def explain_keys(
     got = f"{len(keys)} other key{'s' if len(keys) != 1 else ''}"
     renamed = []
     for other in keys:
-        here = HERE.get(other.removeprefix(prefix).lower()) if other.startswith(prefix) else None
+        here = _parameter_here(other.removeprefix(prefix)) if other.startswith(prefix) else None
         if here in names and f"{prefix}{here}" not in keys:
             renamed.append(f"{_quoted(other)} to {_quoted(f'{prefix}{here}')}")
     if renamed:
@@ -206,6 +208,14 @@ def explain_keys(
             return f"{got}: prefix={named[0]} has {' and '.join(names)}"
         among = "" if len(places) <= MOST_NEAR else ", among them"
         return f"{got}: {len(places)} prefixes fit{among} {', '.join(named)}"
+    foreign = _foreign_places(names, keys)
+    if foreign:
+        named = [_quoted(place) for place in _nearest(prefix, foreign, cutoff=0)]
+        there = f"{' and '.join(foreign[_nearest(prefix, foreign, most=1, cutoff=0)[0]])} for {' and '.join(names)}"
+        if len(foreign) == 1:
+            return f"{got}: {named[0]} has {there}; rename them"
+        among = "" if len(foreign) <= MOST_NEAR else ", among them"
+        return f"{got}: {len(foreign)} prefixes have {there}{among} {', '.join(named)}; rename them"
     return f"{got}, the nearest {', '.join(map(_quoted, near))}" if near else got
 
 
@@ -229,6 +239,22 @@ def _places(names: Sequence[str], keys: Collection[str]) -> list[str]:
     places = [place for place in first if place[-1:] in ("", ".", "/") and all(place + name in keys for name in names)]
     norms = [place for place in places if "norm" in place.lower() or "ln" in place.lower()]
     return norms or places
+
+
+def _foreign_places(names: Sequence[str], keys: Collection[str]) -> dict[str, list[str]]:
+    """The prefixes that have all of it under other names, as TensorFlow's do, and these names."""
+    found: dict[str, dict[str, str]] = {}
+    for key in keys:
+        last = key[max(key.rfind("."), key.rfind("/")) + 1 :]
+        here = last if last in names else _parameter_here(last)
+        if here is not None and here in names:
+            found.setdefault(key.removesuffix(last), {})[here] = last
+    return {place: [there[name] for name in names] for place, there in found.items() if len(there) == len(names)}
+
+
+def _parameter_here(name: str) -> str | None:
+    """What another library's name of a variable is here."""
+    return HERE.get(name.removesuffix(":0").lower())
 
 
 def _quoted(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The usual call: exact ndarrays of one float type, native, aligned and C-contiguous.
+"""The usual call: exact ndarrays of types that go together, native, aligned and C-contiguous.
 
 Each verb tests an argument and notes what the kernels need of it. They are NumPy's C-API macros and nothing else: no
 Python code runs in them, they raise nothing and explain nothing. False: the call is unusual, or wrong; `arguments`
@@ -12,7 +12,8 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.float cimport DBL_EPSILON, DBL_MAX, FLT_EPSILON
 
-from fastln._core.isa cimport FLN_F32, FLN_F64, fln_element
+from fastln._core.elements cimport computed_num, element_of
+from fastln._core.isa cimport FLN_F64, fln_element
 
 cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object value) noexcept
@@ -25,6 +26,7 @@ cdef enum:
 # x as rows, found once: what goes with it is compared with this.
 cdef struct Matrix:
     int type_num  # NumPy's
+    int computed_num  # NumPy's of the type that is computed in: another one where x has 16 bits
     fln_element element
     int ndim
     int lead  # dimensions before the normalized ones
@@ -77,17 +79,6 @@ cdef inline bint has_stats_shape(object a, const Matrix* m) noexcept:
     return True
 
 
-cdef inline bint element_of(int type_num, fln_element* element) noexcept:
-    """The kernels' name of NumPy's type, if it is one of theirs."""
-    if type_num == cnp.NPY_FLOAT32:
-        element[0] = FLN_F32
-    elif type_num == cnp.NPY_FLOAT64:
-        element[0] = FLN_F64
-    else:
-        return False
-    return True
-
-
 cdef inline void measure(Matrix* m) noexcept:
     """Its rows and columns, from its shape."""
     cdef int i
@@ -110,6 +101,7 @@ cdef inline bint matrix_of(Matrix* m, object x, object normalized_shape) noexcep
     normalized = usual_normalized(x, normalized_shape)
     if normalized == 0:
         return False
+    m.computed_num = computed_num(m.element)
     m.ndim = ndim_of(x)
     m.lead = m.ndim - normalized
     m.shape = shape_of(x)
@@ -117,36 +109,43 @@ cdef inline bint matrix_of(Matrix* m, object x, object normalized_shape) noexcep
     return m.cols != 0
 
 
-cdef inline bint is_usual(const Matrix* m, object a) noexcept:
-    """Exact ndarray of x's type: native, aligned, C-contiguous."""
+cdef inline bint is_usual(object a, int type_num) noexcept:
+    """Exact ndarray of this type: native, aligned, C-contiguous."""
     return (
-        cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == m.type_num
+        cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == type_num
         and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a)
     )
 
 
 cdef inline bint rows_of(const Matrix* m, object a, const void** to) noexcept:
     """dy and its like: the shape of x."""
-    if not (is_usual(m, a) and has_shape(a, m.ndim, m.shape)):
+    if not (is_usual(a, m.type_num) and has_shape(a, m.ndim, m.shape)):
         return False
     to[0] = data_of(a)
     return True
 
 
 cdef inline bint parameter_of(const Matrix* m, object a, const void** to) noexcept:
-    """weight, bias: normalized_shape, or absent."""
+    """weight, bias: normalized_shape, of x's type or of the one that is computed in; or absent."""
     to[0] = NULL
     if a is None:
         return True
-    if not (is_usual(m, a) and has_shape(a, m.ndim - m.lead, m.shape + m.lead)):
+    if not (is_usual(a, m.type_num) or is_usual(a, m.computed_num)):
+        return False
+    if not has_shape(a, m.ndim - m.lead, m.shape + m.lead):
         return False
     to[0] = data_of(a)
     return True
 
 
+cdef inline bint is_stored(const Matrix* m, object parameter) noexcept:
+    """Whether a parameter is of 16 bits, as x is: the kernels take it in the type that is computed in."""
+    return parameter is not None and type_of(parameter) != m.computed_num
+
+
 cdef inline bint stats_of(const Matrix* m, object a, const void** to) noexcept:
     """mean, rstd: as the forward pass returned them."""
-    if not (is_usual(m, a) and has_stats_shape(a, m)):
+    if not (is_usual(a, m.computed_num) and has_stats_shape(a, m)):
         return False
     to[0] = data_of(a)
     return True
@@ -157,7 +156,9 @@ cdef inline bint result_of(const Matrix* m, object out, void** to) noexcept:
     to[0] = NULL
     if out is None:
         return True
-    if not (is_usual(m, out) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out) and has_shape(out, m.ndim, m.shape)):
+    if not (is_usual(out, m.type_num) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)):
+        return False
+    if not has_shape(out, m.ndim, m.shape):
         return False
     to[0] = data_of(out)
     return True
@@ -240,8 +241,8 @@ cdef inline object empty_rows(const Matrix* m):
     return cnp.PyArray_EMPTY(m.ndim, <cnp.npy_intp*> m.shape, m.type_num, 0)
 
 
-cdef inline object empty_parameter(const Matrix* m):
-    return cnp.PyArray_EMPTY(m.ndim - m.lead, <cnp.npy_intp*> (m.shape + m.lead), m.type_num, 0)
+cdef inline object empty_parameter(const Matrix* m, int type_num):
+    return cnp.PyArray_EMPTY(m.ndim - m.lead, <cnp.npy_intp*> (m.shape + m.lead), type_num, 0)
 
 
 cdef inline object empty_stats(const Matrix* m):
@@ -249,4 +250,4 @@ cdef inline object empty_stats(const Matrix* m):
     cdef int i
     for i in range(m.ndim):
         shape[i] = m.shape[i] if i < m.lead else 1
-    return cnp.PyArray_EMPTY(m.ndim, shape, m.type_num, 0)
+    return cnp.PyArray_EMPTY(m.ndim, shape, m.computed_num, 0)

@@ -1,0 +1,6 @@
+from typing import Any
+
+import numpy as np
+
+def is_element(dtype: np.dtype[Any]) -> bool: ...
+def is_bfloat16(dtype: np.dtype[Any]) -> bool: ...
