@@ -54,7 +54,7 @@ def not_floats(shape):
         "__array__ of ints": lambda: WithArray(np.ones(shape, int)),
         "StringDType": lambda: np.full(shape, "1.0").astype(np.dtypes.StringDType()),
     }
-    dtypes = ["int32", "int64", "uint8", "bool", "float16", "complex64", "complex128", "object", "M8[s]", "m8[s]"]
+    dtypes = ["int32", "int64", "uint8", "bool", "complex64", "complex128", "object", "M8[s]", "m8[s]"]
     if np.dtype(np.longdouble) != np.dtype(np.float64):
         dtypes.append("longdouble")
     kinds |= {name: functools.partial(np.ones, shape, name) for name in dtypes}
@@ -105,7 +105,7 @@ BAD_ROWS = {
 }
 
 # Parameters may be absent, and are converted from any floats.
-GOOD_PARAMETER = ("None", "float16", "longdouble")
+GOOD_PARAMETER = ("None", "longdouble")
 
 BAD_PARAMETER = {
     **{what: bad for what, bad in not_floats((8,)).items() if what not in GOOD_PARAMETER},

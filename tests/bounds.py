@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from regimes import computed, finfo, is_narrow
 
 from fastln._reference import gradient_sizes, gradients, output_size, parameter_gradients, scale_and_shift
 
 
 def half_subnormal(dtype):
     """Half of the smallest subnormal: what one correct rounding costs where the dtype has no more digits."""
-    return np.longdouble(np.finfo(dtype).smallest_subnormal) / 2
+    return np.longdouble(finfo(dtype).smallest_subnormal) / 2
+
+
+def half_unit(found):
+    """Half of the unit in the last place of each number: what rounding it to a dtype that is only stored costs."""
+    info = finfo(found.dtype)
+    _, exponent = np.frexp(found.astype(np.float32))
+    exponent = np.where(found == 0, info.minexp, np.maximum(exponent - 1, info.minexp))
+    return np.ldexp(np.longdouble(1), exponent - info.nmant) / 2
 
 
 # The largest errors, in eps of the dtype times the size of what was computed, which the functions below have.
@@ -30,15 +39,16 @@ PROMISED_OF_RMS = {
 }
 
 
-def in_eps(error, size, dtype):
-    """The largest error, in eps times its size.
+def in_eps(found, expected, size):
+    """The largest error of `found`, in eps of the dtype that it was computed in, times its size.
 
-    Half of the smallest subnormal is taken off first: where the result is subnormal, rounding it to the dtype costs
-    that much whatever was computed before.
+    What rounding costs, whatever was computed before, is taken off first: half of the smallest subnormal, since a
+    result may be subnormal; half of the last place where the dtype is only stored.
     """
-    error = np.maximum(np.abs(error) - half_subnormal(dtype), 0)
+    rounding = half_unit(found) if is_narrow(found.dtype) else half_subnormal(found.dtype)
+    error = np.maximum(np.abs(found.astype(np.longdouble) - expected) - rounding, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = error / (np.longdouble(np.finfo(dtype).eps) * size)
+        errors = error / (np.longdouble(finfo(computed(found.dtype)).eps) * size)
     return float(np.where(error == 0, 0, errors).max(initial=0))
 
 
@@ -48,8 +58,8 @@ def output_error(y, exact, weight=None, bias=None):
     undefined = np.isnan(expected)
     if not (np.isnan(y) == undefined).all() or np.isinf(y).any():
         return np.inf
-    error = np.where(undefined, 0, y.astype(np.longdouble) - expected)
-    return in_eps(error, output_size(exact.x_hat, weight, bias), y.dtype)
+    defined = np.where(undefined, y.dtype.type(0), y)
+    return in_eps(defined, np.where(undefined, 0, expected), output_size(exact.x_hat, weight, bias))
 
 
 def mean_error(mean, x, exact):
@@ -58,7 +68,7 @@ def mean_error(mean, x, exact):
     The first term is the rounding of the result (half of it would be perfect), the second what summing the row costs.
     """
     spread = np.abs(x.astype(np.longdouble) - exact.mean).max(axis=-1, keepdims=True)
-    return in_eps(mean.astype(np.longdouble) - exact.mean, np.abs(exact.mean) + spread, x.dtype)
+    return in_eps(mean, exact.mean, np.abs(exact.mean) + spread)
 
 
 def rstd_error(rstd, exact):
@@ -66,9 +76,7 @@ def rstd_error(rstd, exact):
     too_large = exact.rstd > np.longdouble(np.finfo(rstd.dtype).max)
     if np.isnan(rstd).any() or not (np.isinf(rstd) == too_large).all():
         return np.inf
-    with np.errstate(invalid="ignore"):
-        error = np.where(too_large, 0, rstd.astype(np.longdouble) - exact.rstd)
-    return in_eps(error, exact.rstd, rstd.dtype)
+    return in_eps(np.where(too_large, 0, rstd), np.where(too_large, 0, exact.rstd), exact.rstd)
 
 
 class Sized(NamedTuple):
@@ -117,7 +125,7 @@ def judge_gradients(dy, exact, weight=None, even=True, ds=None):
         Sized(found.dweight, dweight_size),
         Sized(found.dbias, sizes.dbias),
         Sized(found.dweight, sizes.dweight) if even and len(dy) >= MANY_ROWS else None,
-        Sized(found.dx, exact.rstd * any_size + (0 if ds is None else np.abs(ds))),
+        Sized(found.dx, exact.rstd * any_size + (0 if ds is None else np.abs(ds.astype(np.longdouble)))),
     )
 
 
@@ -128,7 +136,7 @@ def gradient_error(found, expected):
     """The largest error of one gradient, in eps times its size; inf if it is not finite or has another shape."""
     if found.shape != expected.value.shape or not np.isfinite(found).all():
         return np.inf
-    return in_eps(found.astype(np.longdouble) - expected.value, expected.size, found.dtype)
+    return in_eps(found, *expected)
 
 
 def gradient_errors(found, expected):

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from regimes import DTYPES
+from regimes import DTYPES, ELEMENTS
 
 ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
 
-# What a test may ask for beside `operation`: {name of its argument: what that operation has of it}.
+# What a test may ask for beside `operation`: {name of its argument: what that operation has of it, for a dtype}.
 PER_OPERATION = {
-    "case": lambda operation: operation.cases,
-    "absent": lambda operation: operation.absences,
-    "argument": lambda operation: operation.arguments,
-    "replaced": lambda operation: operation.in_place,
-    "buffer": lambda operation: operation.buffers,
-    "mask": lambda operation: operation.masks,
+    "dtype": lambda operation, dtype: [dtype],
+    "case": lambda operation, dtype: operation.cases(dtype),
+    "absent": lambda operation, dtype: operation.absences,
+    "argument": lambda operation, dtype: operation.arguments,
+    "replaced": lambda operation, dtype: operation.in_place,
+    "buffer": lambda operation, dtype: operation.buffers,
+    "mask": lambda operation, dtype: operation.masks,
 }
 
 # {(quantity, isa, dtype name, regime): largest error, in eps (bounds.py)}
@@ -73,20 +74,26 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # operations and their cases vary slowest, ISAs fastest: cases are made once for all
 def pytest_generate_tests(metafunc):
-    """Run a test that asks for `operation` for each of them, and for each of what else it asks for of the operation."""
+    """Run a test that asks for `operation` for each of them, and for each of what else it asks for of the operation.
+
+    It may have a dtype of x then that is only stored.
+    """
     if "operation" not in metafunc.fixturenames or _has_its_own(metafunc, "operation"):
+        if "dtype" in metafunc.fixturenames and not _has_its_own(metafunc, "dtype"):
+            metafunc.parametrize("dtype", DTYPES, indirect=True)
         return
     from operations import OPERATIONS
 
     once = metafunc.definition.get_closest_marker("once_per_kernel")
-    names = [name for name in PER_OPERATION if name in metafunc.fixturenames]
+    names = [name for name in PER_OPERATION if name in metafunc.fixturenames and not _has_its_own(metafunc, name)]
     rows = [
         (operation, *chosen)
         for operation in OPERATIONS.values()
         if not (once and operation.kernel)
-        for chosen in itertools.product(*(PER_OPERATION[name](operation) for name in names))
+        for dtype in (ELEMENTS if "dtype" in names else DTYPES[:1])
+        for chosen in itertools.product(*(PER_OPERATION[name](operation, dtype) for name in names))
     ]
-    metafunc.parametrize(("operation", *names), rows, ids=_id_of)
+    metafunc.parametrize(("operation", *names), rows, ids=_id_of, indirect=["dtype"] if "dtype" in names else [])
 
 
 def _has_its_own(metafunc, name):
@@ -162,9 +169,14 @@ def isa(request):
     fastln.set_isa(previous)
 
 
-@pytest.fixture(params=DTYPES)
+@pytest.fixture
 def dtype(request):
-    """Run the test once per dtype that the operations compute in."""
+    """Run the test once per dtype that the operations compute in; with `operation`, once per dtype that x may have.
+
+    (See pytest_generate_tests.)
+    """
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     return np.dtype(request.param)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from helpers import in_wider_rows
 from internals import min_parallel_bytes, stream_bytes
 from operations import OPERATIONS, Kind
-from regimes import COMBINATIONS, DTYPES, EPS, used
+from regimes import COMBINATIONS, ELEMENTS, EPS, computed, finfo, used
 
 import fastln
 
@@ -89,22 +89,22 @@ def _ramp(call):
     return np.arange(call.cols) * 0.5 + 1.4 + np.arange(call.rows)[:, None]
 
 
-def _scaled(float32, float64):
+def _scaled(float32, float64, float16):
     def make(call):
-        return normal(call, "x") * (float32 if call.dtype == "float32" else float64)
+        return normal(call, "x") * {"float64": float64, "float16": float16}.get(call.dtype, float32)
 
     return make
 
 
 def _subnormal(call):
-    info = np.finfo(call.dtype)
+    info = finfo(call.dtype)
     return np.floor(normal(call, "x") * 2.0 ** (info.nmant - 4)) * float(info.smallest_subnormal)
 
 
 def _mixed(call):
     """Ordinary rows beside those that take the careful paths."""
     x = normal(call, "x")
-    x[1::7] = _scaled(2.0**70, 2.0**600)(call)[1::7]
+    x[1::7] = KINDS["huge"](call)[1::7]
     x[2::7] = 1.1
     x[3::7] = _subnormal(call)[3::7]
     x[4::7, 0] = np.nan
@@ -119,8 +119,8 @@ KINDS = {
     "few values": _few_values,
     "ramp": _ramp,
     "constant": lambda call: np.broadcast_to((np.arange(call.rows) + 1.1)[:, None], (call.rows, call.cols)),
-    "tiny": _scaled(2.0**-70, 2.0**-520),
-    "huge": _scaled(2.0**70, 2.0**600),
+    "tiny": _scaled(2.0**-70, 2.0**-520, 2.0**-20),
+    "huge": _scaled(2.0**70, 2.0**600, 2.0**12),
     "subnormal": _subnormal,
     "mixed": _mixed,
 }
@@ -133,7 +133,7 @@ NAMES = {name.removeprefix("layer_norm_"): operation for name, operation in OPER
 def make_calls():
     """All of them; what is not a shape takes turns, so that each is met with many shapes."""
     calls = []
-    for operation, dtype in itertools.product(NAMES, DTYPES):
+    for operation, dtype in itertools.product(NAMES, ELEMENTS):
         kinds = itertools.cycle(BACKWARD_KINDS if NAMES[operation].saved_by else KINDS)
         combinations = itertools.cycle(COMBINATIONS)
         layouts = itertools.cycle(("dense", "dense", "streamed", "wider rows", "in place"))
@@ -149,7 +149,7 @@ def stats_of(x, has_mean):
     wide = x.astype(np.float64)
     mean = np.array([[math.fsum(row) / len(row)] for row in wide]) if has_mean else np.zeros((len(x), 1))
     variance = np.array([[math.fsum(row) / len(row)] for row in np.square(wide - mean)])
-    return mean.astype(x.dtype), (1 / np.sqrt(variance + EPS)).astype(x.dtype)
+    return mean.astype(computed(x.dtype)), (1 / np.sqrt(variance + EPS)).astype(computed(x.dtype))
 
 
 def arguments_of(call):
@@ -186,7 +186,8 @@ def find_results(call):
 def checksums(results):
     """One for each result. NaN is NaN: its payload is not part of the promise."""
     parts = (np.where(np.isnan(a), np.array(np.nan, a.dtype), a) for a in results)
-    return " ".join(hashlib.sha256(a.astype(a.dtype.newbyteorder("<")).tobytes()).hexdigest()[:12] for a in parts)
+    words = (a.view(f"u{a.itemsize}") for a in parts)
+    return " ".join(hashlib.sha256(a.astype(a.dtype.newbyteorder("<")).tobytes()).hexdigest()[:12] for a in words)
 
 
 def store():

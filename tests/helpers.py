@@ -35,6 +35,12 @@ def assert_all_same_bits(actual, expected, where=""):
         assert_same_bits(one, expected[name], f"{name} {where}")
 
 
+def without_nan(array):
+    """The same with a number for NaN, of which sign and payload are free."""
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        return np.where(np.isnan(array), array.dtype.type(-7), array)
+
+
 def at_offset(array, elements=0, extra_bytes=0):
     """A writable contiguous copy that starts this far into a 64-byte aligned buffer."""
     start = elements * array.itemsize + extra_bytes

@@ -23,9 +23,13 @@ from regimes import (
     GRADIENT_REGIMES,
     REGIMES,
     UNEVEN,
+    computed,
     eps_of,
+    finfo,
     forward_shapes,
     gradient_shapes,
+    is_narrow,
+    is_tried,
     make_dy,
     make_mixed_rows,
     make_parameters,
@@ -129,10 +133,19 @@ class Operation:
         masks = ((True, *(others,) * count) if first else (False, *(True,) * count) for first, others in _SOME_MASKS)
         return [{"output_mask": mask} for mask in masks] if self.has_mask else [{}]
 
-    @property
-    def cases(self):
+    def cases(self, dtype):
         """{what: (label, shapes)} that its accuracy is tested on."""
-        return {label: (label, self.shapes(label)) for label in self.regimes} | dict(self.large)
+        every = {label: (label, self.shapes(label)) for label in self.regimes if is_tried(label, dtype)}
+        if not is_narrow(dtype):
+            return every | dict(self.large)
+        # Numbers of 16 bits go through the same sums: what differs are loads and stores, which depend on the width.
+        large = {what: case for what, case in self.large.items() if is_tried(case[0], dtype)}
+        few = {what: (label, shapes[:: 1 if label == "normal" else 4]) for what, (label, shapes) in every.items()}
+        return few | dict(list(large.items())[::4])
+
+    def result_dtype(self, name, dtype):
+        """That of a result by name, for an x and parameters of this one."""
+        return computed(dtype) if self.results[name] is Kind.STATS else np.dtype(dtype)
 
     # Arguments
 
@@ -240,7 +253,8 @@ def split(sums):
     rng = np.random.default_rng(sums.shape)
     x = np.where(rng.random(sums.shape) < 0.5, sums, sums.dtype.type(0))
     part = sums[1::2] * rng.random(sums[1::2].shape).astype(sums.dtype)
-    x[1::2] = np.where(np.abs(sums[1::2]) < np.finfo(sums.dtype).max / 2, part, sums[1::2])  # the others may overflow
+    is_small = np.abs(sums[1::2]) < sums.dtype.type(float(finfo(sums.dtype).max) / 2)  # the others may overflow
+    x[1::2] = np.where(is_small, part, sums[1::2])
     return x, sums - x
 
 
@@ -250,7 +264,7 @@ def split(sums):
 def _sums_of(arguments):
     """The rows that are normalized."""
     residual = arguments.get("residual")
-    return arguments["x"] if residual is None else arguments["x"] + residual
+    return arguments["x"] if residual is None else arguments["x"] + residual  # rounded to their dtype
 
 
 def _forward_errors(found, arguments, exact):

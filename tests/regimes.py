@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-# What the operations compute in.
+with contextlib.suppress(ImportError):  # then NumPy has no bfloat16, and what needs it is skipped
+    import ml_dtypes
+
+# What the operations compute in; what they only store, and compute with in float32; both: what x may be of.
 DTYPES = ("float32", "float64")
+NARROW = ("bfloat16", "float16")
+ELEMENTS = DTYPES + NARROW
 
 EPS = 1e-5
 
@@ -30,6 +36,22 @@ EDGE_COLS = (
 )
 
 
+def is_narrow(dtype):
+    """Whether it is only stored."""
+    return np.dtype(dtype).itemsize == 2
+
+
+def computed(dtype):
+    """The dtype that is computed in."""
+    return np.dtype(np.float32) if is_narrow(dtype) else np.dtype(dtype)
+
+
+def finfo(dtype):
+    """The limits of a dtype, bfloat16 too."""
+    dtype = np.dtype(dtype)
+    return np.finfo(dtype) if dtype.kind == "f" else ml_dtypes.finfo(dtype)
+
+
 @dataclass(frozen=True)
 class Regime:
     """Rows of one kind: make(rng, rows, cols, dtype) returns them in float64 or in dtype."""
@@ -38,10 +60,11 @@ class Regime:
     eps: float = EPS
 
 
-def _normal(mean=0.0, float32_scale=1.0, float64_scale=1.0):
+def _normal(mean=0.0, float32_scale=1.0, float64_scale=1.0, float16_scale=1.0):
+    scales = {"float16": float16_scale, "float64": float64_scale}
+
     def make(rng, rows, cols, dtype):
-        scale = float32_scale if dtype == np.float32 else float64_scale
-        return scale * (rng.standard_normal((rows, cols)) + mean)
+        return scales.get(dtype.name, float32_scale) * (rng.standard_normal((rows, cols)) + mean)
 
     return make
 
@@ -56,7 +79,7 @@ def _outlier(place, sizes=(1e3, -1e6, 1e12, -1e30)):  # from one that fits to on
 
 
 def _near_max(rng, rows, cols, dtype):
-    largest = float(np.finfo(dtype).max)
+    largest = float(finfo(dtype).max)
     x = rng.uniform(-1, 1, (rows, cols)) * largest
     x[1::4] = rng.uniform(0.5, 1, x[1::4].shape) * largest  # one sign: the sum overflows
     x[2::4] = np.where(rng.random(x[2::4].shape) < 0.5, -largest, largest)
@@ -66,12 +89,12 @@ def _near_max(rng, rows, cols, dtype):
 
 
 def _subnormal(rng, rows, cols, dtype):
-    info = np.finfo(dtype)
+    info = finfo(dtype)
     return rng.integers(-(2**info.nmant), 2**info.nmant, (rows, cols)) * float(info.smallest_subnormal)
 
 
 def _constant(rng, rows, cols, dtype):
-    info = np.finfo(dtype)
+    info = finfo(dtype)
     values = [
         0.0,
         1.1,
@@ -106,7 +129,7 @@ def _ramp(rng, rows, cols, dtype):
 
 def _any_scale(rng, rows, cols, dtype):
     # Every power of two that the dtype has: no threshold between the usual and the careful path is missed.
-    info = np.finfo(dtype)
+    info = finfo(dtype)
     exponent = rng.integers(info.minexp - info.nmant // 2, info.maxexp - 4, (rows, 1))
     return np.ldexp(rng.standard_normal((rows, cols)), exponent)
 
@@ -120,11 +143,11 @@ REGIMES = {
     "outlier first": Regime(_outlier(0.0)),
     "outlier middle": Regime(_outlier(0.5)),
     "outlier last": Regime(_outlier(1.0)),
-    "near eps": Regime(_normal(float32_scale=EPS**0.5, float64_scale=EPS**0.5)),
-    "tiny": Regime(_normal(float32_scale=1e-20, float64_scale=1e-160)),
+    "near eps": Regime(_normal(float32_scale=EPS**0.5, float64_scale=EPS**0.5, float16_scale=EPS**0.5)),
+    "tiny": Regime(_normal(float32_scale=1e-20, float64_scale=1e-160, float16_scale=1e-6)),
     "tiny, eps 0": Regime(_normal(float32_scale=1e-20, float64_scale=1e-160), eps=0.0),
     "tiny, mean 1e4, eps 0": Regime(_normal(mean=1e4, float32_scale=1e-20, float64_scale=1e-160), eps=0.0),
-    "huge": Regime(_normal(float32_scale=1e20, float64_scale=1e160)),
+    "huge": Regime(_normal(float32_scale=1e20, float64_scale=1e160, float16_scale=1e4)),
     "huge, mean 1e4": Regime(_normal(mean=1e4, float32_scale=1e20, float64_scale=1e160)),
     "near max": Regime(_near_max),
     "subnormal": Regime(_subnormal),
@@ -137,6 +160,13 @@ REGIMES = {
     "ramp": Regime(_ramp),
 }
 
+
+# Those that numbers of 16 bits are tried on: sums and choices are those of float32, which all are tried on. Of float16
+# they stay in its range, up to an outlier that makes x_hat as large as it can be.
+NARROW_REGIMES = (
+    *("normal", "mean 10", "mean 1e4", "outlier middle", "near eps", "tiny", "huge", "near max", "subnormal"),
+    *("any scale", "any scale, eps 0", "constant", "ramp"),
+)
 
 # The rows that the backward pass is judged by. Left out are those of REGIMES that only forward's careful path can
 # take: "huge", "near max", "subnormal", "any scale", "tiny" with eps 0 and the outlier of 1e30. There the product of
@@ -212,6 +242,11 @@ GRADIENT_REGIMES = {name: (name, "normal") for name in BACKWARD_REGIMES} | {
     f"{name}, dy {kind}": (name, kind) for name in ("normal", "mean 1e4") for kind in DY if kind != "normal"
 }
 
+NARROW_GRADIENT_REGIMES = (
+    *("normal", "mean 10", "mean 1e4", "near eps", "constant", "ramp", "moderate outlier last"),
+    *("normal, dy along xhat", "normal, dy mean 1e3", "normal, dy constant rows", "mean 1e4, dy one number"),
+)
+
 # Of those, the ones in which a column may have a single term that counts, or nearly none.
 UNEVEN = ("ramp", "normal, dy outliers", "mean 1e4, dy outliers")
 
@@ -231,10 +266,23 @@ def eps_of(label):
     return find_regime(parts_of(label)[0]).eps
 
 
+def is_tried(label, dtype):
+    """Whether rows of this label are tried with this dtype."""
+    return not is_narrow(dtype) or label in NARROW_REGIMES or label in NARROW_GRADIENT_REGIMES
+
+
+def stored(numbers, dtype):
+    """Of this dtype; in float16 the largest ones are as large as they can be."""
+    if dtype == np.float16:
+        largest = float(finfo(dtype).max)
+        numbers = np.clip(numbers, -largest, largest)
+    return numbers.astype(dtype)
+
+
 def make_rows(regime, rows, cols, dtype):
     """Rows of a named regime, always the same ones for the same arguments."""
     rng = np.random.default_rng([zlib.crc32(regime.encode()), rows, cols])
-    return find_regime(regime).make(rng, rows, cols, np.dtype(dtype)).astype(dtype)
+    return stored(find_regime(regime).make(rng, rows, cols, np.dtype(dtype)), np.dtype(dtype))
 
 
 def make_parameters(cols, dtype):
@@ -250,7 +298,7 @@ def used(parameters, combination):
 
 def make_mixed_rows(rows, cols, dtype, regimes=tuple(REGIMES)):
     """Rows that take turns through every regime with the usual eps: fast and careful paths side by side."""
-    names = [name for name in regimes if find_regime(name).eps == EPS]
+    names = [name for name in regimes if find_regime(name).eps == EPS and is_tried(name, dtype)]
     stack = np.stack([make_rows(name, -(-rows // len(names)), cols, dtype) for name in names], axis=1)
     return np.ascontiguousarray(stack.reshape(-1, cols)[:rows])
 
@@ -258,7 +306,7 @@ def make_mixed_rows(rows, cols, dtype, regimes=tuple(REGIMES)):
 def make_dy(label, x):
     """The dy that goes with rows of a label, always the same one for rows of one shape."""
     rng = np.random.default_rng([zlib.crc32(label.encode()), *x.shape, 2])
-    return np.array(DY[parts_of(label)[1]](rng, x.astype(np.float64)), x.dtype)
+    return stored(DY[parts_of(label)[1]](rng, x.astype(np.float64)), x.dtype)
 
 
 def make_gradient_inputs(label, rows, cols, dtype):

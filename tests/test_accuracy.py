@@ -43,7 +43,7 @@ def make_case(operation, label, rows, cols, dtype, eps=None):
 @functools.lru_cache(maxsize=2)  # tests run through the ISAs innermost; the cases of a regime are about 10 MB
 def make_cases(operation, what, dtype):
     """What operation.cases describes, computed once for all ISAs and choices of parameters."""
-    label, shapes = operation.cases[what]
+    label, shapes = operation.cases(dtype)[what]
     return [make_case(operation, label, *shape, dtype) for shape in shapes]
 
 

@@ -24,6 +24,7 @@ from arguments import (
 from helpers import assert_all_same_bits, assert_same_bits, keeps_no_memory
 from layouts import LAYOUTS, VIEWS, WRITABLE_LAYOUTS, WithArray, in_layout
 from operations import OPERATIONS, Kind
+from regimes import computed
 
 import fastln
 
@@ -65,7 +66,7 @@ def test_results_are_new_plain_arrays_of_the_dtype_of_x(operation, dtype):
     assert list(results) == list(operation.results)
     for name, result in results.items():
         assert type(result) is np.ndarray
-        assert result.dtype == dtype
+        assert result.dtype == operation.result_dtype(name, dtype)
         assert result.shape == operation.results[name].shape((3,), (8,))
         assert result.flags.writeable
         assert result.flags.c_contiguous
@@ -96,7 +97,8 @@ def test_no_rows_give_empty_results_and_sums_of_zero(operation, rank, shape, dty
         found = operation(**arguments, normalized_shape=normalized, **options)
         assert list(found) == list(itertools.compress(operation.results, mask))
         for name, one in found.items():
-            assert_same_bits(one, np.zeros(operation.results[name].shape(leading, normalized), dtype))
+            shape = operation.results[name].shape(leading, normalized)
+            assert_same_bits(one, np.zeros(shape, operation.result_dtype(name, dtype)))
     for name, buffer in itertools.product(operation.in_place, operation.buffers):
         operation.in_the_place_of(name, arguments, buffer, normalized_shape=normalized)
 
@@ -236,12 +238,13 @@ def test_nested_lists_are_float64(operation):
 def test_arguments_of_the_other_precision_are_converted(operation, argument, dtype):
     if argument == operation.base or argument in operation.like_base:
         pytest.skip("decides the precision, or has that of what does")
-    other = np.dtype("float64" if dtype == "float32" else "float32")
+    other = np.dtype("float32" if dtype == "float64" else "float64")
     arguments = operation.make(LABEL, 40, 19, dtype)
     arguments[argument] = arguments[argument].astype(other)
     if other == "float64":
         arguments[argument] += arguments[argument] * 2.0**-40  # what the conversion rounds off
-    expected = operation(**{**arguments, argument: arguments[argument].astype(dtype)})
+    to = dtype if operation.arguments[argument] is Kind.ROWS else computed(dtype)
+    expected = operation(**{**arguments, argument: arguments[argument].astype(to)})
     assert_all_same_bits(operation(**arguments), expected)
 
 
@@ -303,7 +306,8 @@ def test_every_argument_has_a_name_and_those_of_arrays_a_place(operation):
 
 def place(memory, start, values):
     """A copy of values in a flat array, from an index on."""
-    view = memory[start : start + values.size].reshape(values.shape)
+    start *= memory.itemsize
+    view = memory.view(np.uint8)[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
     view[...] = values
     return view
 
@@ -316,7 +320,7 @@ def test_a_buffer_may_overlap_every_argument_in_every_way(
 ):
     arguments = operation.make(LABEL, rows, cols, dtype)
     expected = operation(**arguments)
-    size, room = rows * cols, arguments[argument].size
+    size, room = rows * cols, arguments[argument].nbytes // dtype.itemsize
     shifts = range(size + room + 1)
     if size > 200:
         near = (0, 1, cols, room - 1, room, room + 1, size - 1, size, size + 1, size + room - cols, size + room)

@@ -11,7 +11,7 @@ import pytest
 from fences import needs_mprotect
 from helpers import assert_same_bits, in_wider_rows, output_of, run_python
 from operations import MIXED, Kind
-from regimes import EDGE_COLS
+from regimes import EDGE_COLS, computed
 
 import fastln
 
@@ -122,18 +122,20 @@ def test_arguments_are_left_alone_and_may_be_read_only(operation, absent, dtype,
 
 @pytest.mark.parametrize("layout", [np.copy, in_wider_rows])
 def test_no_call_makes_an_array_of_its_rows(operation, absent, layout, dtype):
-    """Where results have buffers, memory is allocated for parameters and statistics alone."""
+    """Where results have buffers, memory is allocated for parameters and statistics alone, of whatever dtype."""
     arguments = operation.make("normal", 300, 1000, dtype, absent)
     by_row = [name for name in operation.by_row if arguments.get(name) is not None]
     arguments |= {name: layout(arguments[name]) for name in by_row if operation.arguments[name] is Kind.ROWS}
     buffers = {name: layout(np.zeros((300, 1000), dtype)) for name in operation.buffers}
-    tracemalloc.start()
-    try:
-        operation(**arguments, **buffers, num_threads=1)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 300 * 1000 * dtype.itemsize / 10
+    weight = arguments["weight"]
+    for given in (weight, weight if weight is None else weight.astype(computed(dtype))):
+        tracemalloc.start()
+        try:
+            operation(**{**arguments, "weight": given}, **buffers, num_threads=1)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 300 * 1000 * dtype.itemsize / 10
 
 
 # The control part of the floating-point environment: rounding, masks, flush-to-zero. Read through fegetenv,

@@ -162,7 +162,6 @@ BAD_INIT = {
 BAD_DTYPE = {
     "int": (lambda: np.int64, TypeError),
     "bool": (lambda: bool, TypeError),
-    "float16": (lambda: np.float16, TypeError),
     "complex": (lambda: complex, TypeError),
     "object": (lambda: object, TypeError),
     "no dtype": (lambda: "float33", TypeError),
@@ -679,6 +678,22 @@ MISSING = {
         "norm/",
         r"got 3 other keys: rename 'norm/gamma' to 'norm/weight' and 'norm/beta' to 'norm/bias'$",
     ),
+    "names of TensorFlow, no prefix": (
+        {f"bert/layer_{i}/LayerNorm/{name}:0": array(8) for i in range(12) for name in ("gamma", "beta")},
+        "",
+        r"got 24 other keys: 12 prefixes have gamma:0 and beta:0 for weight and bias, among them "
+        r"'bert/layer_0/LayerNorm/', '.+', '.+'; rename them$",
+    ),
+    "names of old BERT": (
+        {"bert.LayerNorm.gamma": array(8), "bert.LayerNorm.beta": array(8), "bert.dense.kernel": array(8)},
+        "bert.norm.",
+        r"got 3 other keys: 'bert.LayerNorm.' has gamma and beta for weight and bias; rename them$",
+    ),
+    "names of Keras": (
+        {"norm/gamma:0": array(8), "norm/beta:0": array(8)},
+        "norm/",
+        r"got 2 other keys: rename 'norm/gamma:0' to 'norm/weight' and 'norm/beta:0' to 'norm/bias'$",
+    ),
     "names of Flax": ({"scale": array(8), "bias": array(8)}, "", r"got 2 other keys: rename 'scale' to 'weight'$"),
     "bias is misspelt": (
         {"a.norm.weight": array(8), "a.norm.bia": array(8)},
@@ -764,6 +779,8 @@ def test_what_gives_a_mapping_is_named():
         load(Handle())
     with pytest.raises(TypeError, match=r"got LayerNorm: its state_dict\(\) is one$"):
         load(fastln.LayerNorm(8))
+    with pytest.raises(TypeError, match=r"got generator: dict\(\.\.\.\) of its pairs is one$"):
+        load(pair for pair in {"weight": array(8)}.items())
     with pytest.raises(TypeError, match=r"^weight must .+: .+weight\.view\(ml_dtypes\.bfloat16\)"):
         load({"weight": np.ones(8, np.uint16), "bias": array(8)})
     with pytest.raises(ValueError, match=r"^weight must .+, got \(1, 8\): weight\.reshape\(8\)$"):

@@ -157,6 +157,10 @@ WRONG = {
         lambda patch: patch.setattr(fastln, "add_rms_norm", nudging(fastln.add_rms_norm)),
         "sums with a residual have the bits of two calls",
     ),
+    "float16 is rounded down": (
+        wrong_forward(lambda y, x, _: nudged(y) if x.dtype == np.float16 else y),
+        "float16 is computed in float32 and rounded once",
+    ),
     "NaN spreads": (wrong_forward(spreading_nan), "NaN, Inf and constant rows"),
     "a wrong weight is accepted": (accepting("weight", ValueError), "wrong calls are refused"),
     "out is written to before it is checked": (writes_before_it_checks, "wrong calls are refused"),

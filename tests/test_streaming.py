@@ -7,8 +7,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import assert_all_same_bits, at_offset, in_wider_rows, output_of, run_python
+from helpers import assert_all_same_bits, at_offset, in_wider_rows, output_of, run_python, without_nan
 from internals import config, get_stream_bytes, stream_bytes
+from regimes import make_rows
 
 # Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
 COLS = (16, 17, 32, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
@@ -47,21 +48,22 @@ def test_rows_out_of_the_ordinary_among_streamed_ones_have_the_same_bits(operati
     """These are written by other means, between lines that two rows share."""
     data = operation.data("normal", 23, cols, dtype)
     operation.change_rows(data, [0, 5], lambda rows: 3)
-    operation.change_rows(data, 2, lambda row: np.where(np.arange(cols) == cols // 2, np.nan, row))
-    operation.change_rows(data, 7, lambda row: row * dtype.type(1e-30))
+    nan = dtype.type(np.nan)
+    operation.change_rows(data, 2, lambda row: np.where(np.arange(cols) == cols // 2, nan, row))
+    operation.change_rows(data, 7, lambda row: make_rows("tiny", 1, cols, dtype)[0])
     operation.change_rows(data, slice(12, 15), lambda rows: 0)
-    operation.change_rows(data, 22, lambda row: row * dtype.type(1e30))
+    operation.change_rows(data, 22, lambda row: make_rows("huge", 1, cols, dtype)[0])
     arguments = operation.complete(data)
-    expected = without_nan(operation(**arguments))
+    expected = all_without_nan(operation(**arguments))
     with stream_bytes(0):
         for start in (0, 4, 12):
             found = operation.into(partial(at_offset, elements=start), moved(operation, arguments, start))
-            assert_all_same_bits(without_nan(found), expected)
+            assert_all_same_bits(all_without_nan(found), expected)
 
 
-def without_nan(results):
-    """The same with a number for NaN, of which the sign is free."""
-    return {name: np.nan_to_num(one, nan=7) for name, one in results.items()}
+def all_without_nan(results):
+    """The same without NaN, by name."""
+    return {name: without_nan(one) for name, one in results.items()}
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import fastln
 
+Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
@@ -34,8 +35,32 @@ def test_results_have_the_dtype_of_x() -> None:
     wide = fastln.layer_norm(WIDE, (8,), WEIGHT, out=np.empty_like(WIDE))
     assert_type(wide, Float64)
     saved = fastln.layer_norm_forward(X, 8, WEIGHT)
-    assert_type(saved, tuple[Float32, Float32, Float32])
+    assert_type(saved, tuple[Float32, Floats, Floats])
     assert dtypes((y, wide, *saved)) == [np.float32, np.float64, *[np.float32] * 3]
+
+
+def test_float16_has_float32_beside_it() -> None:
+    half = X.astype(np.float16)
+    y, mean, rstd = fastln.layer_norm_forward(half, 8, WEIGHT, out=np.empty_like(half))
+    assert_type((y, mean, rstd), tuple[Float16, Floats, Floats])
+    assert_type(fastln.rms_norm(half), Float16)
+    dx, dweight, dbias = fastln.layer_norm_backward(y, half, mean, rstd, WEIGHT)
+    assert_type(dx, Float16)
+    assert_type((dweight, dbias), tuple[Floats, Floats])  # of the weight's
+    first = fastln.rms_norm_backward(y, half, rstd, output_mask=(True, False))
+    assert_type(first, tuple[Float16, None])
+    assert dtypes((y, mean, rstd, dx, dweight, dbias)) == [np.float16, *[np.float32] * 2, np.float16, *[np.float32] * 2]
+    assert dtypes(first) == [np.float16, None]
+
+
+def test_dtypes_of_other_packages_are_kept() -> None:
+    def normalize(x: NDArray[np.generic]) -> NDArray[np.generic]:  # bfloat16, say
+        y, saved = fastln.LayerNorm(8).forward(x, out=np.empty_like(x))
+        dx: NDArray[np.generic] = fastln.LayerNorm(8).backward(y, saved).dx
+        assert dx.dtype == x.dtype
+        return fastln.layer_norm(x, out=np.empty_like(x))
+
+    assert normalize(X).dtype == np.float32
 
 
 def test_lists_become_float64() -> None:
@@ -59,11 +84,11 @@ def test_of_other_arrays_it_is_known_that_they_are_floats() -> None:
 def test_gradients_that_are_masked_off_are_none() -> None:
     y, mean, rstd = fastln.layer_norm_forward(X, 8, WEIGHT)
     every = fastln.layer_norm_backward(y, X, mean, rstd, WEIGHT)
-    assert_type(every, tuple[Float32, Float32, Float32])
+    assert_type(every, tuple[Float32, Floats, Floats])
     first = fastln.layer_norm_backward(y, X, mean, rstd, WEIGHT, output_mask=(True, False, False), out=y)
     assert_type(first, tuple[Float32, None, None])
     others = fastln.layer_norm_backward(y, X, mean, rstd, output_mask=(False, True, True))
-    assert_type(others, tuple[None, Float32, Float32])
+    assert_type(others, tuple[None, Floats, Floats])
     none = fastln.layer_norm_backward(y, WIDE, mean, rstd, output_mask=(False, False, False))
     assert_type(none, tuple[None, None, None])
     lists = fastln.layer_norm_backward([[1.0]], [[1.0]], [[1.0]], [[1.0]])
@@ -118,10 +143,10 @@ def test_passes_of_an_object_keep_the_dtype() -> None:
 
 def test_rms_norm_and_its_object_know_the_same() -> None:
     y, rstd = fastln.rms_norm_forward(X, 8, WEIGHT)
-    assert_type((y, rstd), tuple[Float32, Float32])
+    assert_type((y, rstd), tuple[Float32, Floats])
     assert_type(fastln.rms_norm([1.0, 2.0]), Float64)
     both = fastln.rms_norm_backward(y, X, rstd, WEIGHT)
-    assert_type(both, tuple[Float32, Float32])
+    assert_type(both, tuple[Float32, Floats])
     first = fastln.rms_norm_backward(y, X, rstd, output_mask=(True, False))
     assert_type(first, tuple[Float32, None])
     norm, plain = fastln.RMSNorm(8, 1e-6, weight_offset=1), fastln.RMSNorm(8, elementwise_affine=False)
@@ -140,13 +165,13 @@ def test_norms_of_a_sum_know_the_same() -> None:
     assert_type((y, s), tuple[Float32, Float32])
     assert_type(fastln.add_rms_norm([1.0, 2.0], [3.0, 4.0]), tuple[Float64, Float64])
     saved = fastln.add_layer_norm_forward(X, X)
-    assert_type(saved, tuple[Float32, Float32, Float32, Float32])
+    assert_type(saved, tuple[Float32, Float32, Floats, Floats])
     _, total, mean, rstd = saved
     some = fastln.add_layer_norm_backward(y, None, total, mean, rstd, output_mask=(True, False, True))
-    assert_type(some, tuple[Float32, None, Float32])
-    assert_type(fastln.add_rms_norm_forward(X, X), tuple[Float32, Float32, Float32])
+    assert_type(some, tuple[Float32, None, Floats])
+    assert_type(fastln.add_rms_norm_forward(X, X), tuple[Float32, Float32, Floats])
     both = fastln.add_rms_norm_backward(y, s, s, rstd)
-    assert_type(both, tuple[Float32, Float32])
+    assert_type(both, tuple[Float32, Floats])
     assert dtypes((y, s, *saved, *both)) == [np.float32] * 8
     assert dtypes(some) == [np.float32, None, np.float32]
 

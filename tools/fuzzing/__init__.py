@@ -13,9 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from bounds import PROMISED, PROMISED_OF_RMS
+from bounds import PROMISED, PROMISED_OF_RMS, half_subnormal, half_unit
 from fences import Room
-from regimes import BACKWARD_REGIMES, DY, REGIMES
+from regimes import BACKWARD_REGIMES, DY, ELEMENTS, REGIMES, computed, finfo, is_narrow, is_tried, stored
 
 from fastln import _reference as exact
 from fastln._core.effort import set_min_parallel_bytes, set_stream_bytes
@@ -28,7 +28,8 @@ IS_SANITIZED = "-fsanitize=" in str(config()["build"])
 Rng = np.random.Generator
 Array = np.ndarray
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# x is of one of these; bfloat16 needs ml_dtypes.
+FLOATS = tuple(np.dtype(name) for name in ELEMENTS if name != "bfloat16" or "ml_dtypes" in sys.modules)
 # Arrays of these are refused.
 OTHER_DTYPES = ("i4", "i8", "?", "c8", "O", "U3", "S3", "M8[s]")
 
@@ -56,10 +57,17 @@ __all__ = [
     "Rng",
     "Room",
     "chance",
+    "computed",
     "exact",
+    "finfo",
     "forget_streaming",
+    "half_subnormal",
+    "half_unit",
+    "is_narrow",
+    "is_tried",
     "long_double_suffices",
     "pick",
     "set_min_parallel_bytes",
     "set_stream_bytes",
+    "stored",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 import fastln
 
-from . import FLOATS, OTHER_DTYPES, Array, Rng, chance, pick
+from . import FLOATS, OTHER_DTYPES, Array, Rng, chance, is_narrow, pick
 from .memory import Places, place
 from .operations import OPERATIONS, PARAMETER, ROWS, SHARES, STATS, Operation, Problem
 from .values import Shape, make_shape, make_values
@@ -45,8 +45,9 @@ def spell(rng: Rng, view: Array, alone: bool, is_converted: bool) -> Any:
         return frozen
     if kind == "__array__":
         return WithArray(view)
-    # Lists are of float64.
-    if kind == "list" and view.size and view.size < 1000 and (is_converted or view.dtype == np.float64):
+    # Lists are of float64, and those of parameters have gradients of more than 16 bits.
+    may_be_list = view.dtype == np.float64 or (is_converted and not is_narrow(view.dtype))
+    if kind == "list" and view.size and view.size < 1000 and may_be_list:
         return view.tolist()
     return view
 
@@ -81,7 +82,8 @@ def wrong_outs(rng: Rng, x: Array) -> list[Any]:
     frozen = np.zeros(x.shape, native)
     frozen.flags.writeable = False
     wrong: list[Any] = [np.zeros(x.shape, pick(rng, OTHER_DTYPES)), frozen]
-    wrong += [np.zeros(x.shape, FLOATS[native == FLOATS[0]]), np.ma.masked_array(np.zeros(x.shape, native)), frozen]
+    other = pick(rng, [dtype for dtype in FLOATS if dtype != native])
+    wrong += [np.zeros(x.shape, other), np.ma.masked_array(np.zeros(x.shape, native)), frozen]
     wrong += ["word", [[0.0]], True, WithArray(np.zeros(x.shape, native)), np.zeros((*x.shape, 1), native)]
     wrong.append(np.zeros(tuple(size + 1 for size in x.shape), native))
     if x.size > 1:
@@ -221,6 +223,8 @@ def make_arguments(
     if "output_mask" in operation.options:
         arguments["output_mask"] = mask
     arguments |= {name: pick(rng, values) for name, values in operation.others.items()}
+    if is_narrow(problem.arrays[operation.base].dtype) and arguments.get("cast") == "llama":
+        arguments["cast"] = "gemma"  # which alone changes no bit there
     if "out" in views:
         twins = [name for name in operation.arrays if name in views and is_same(views[name], views["out"])]
         out = views["out"]
@@ -240,10 +244,10 @@ def fill(operation: Operation, shape: Shape, problem: Problem, places: Places) -
 
     The statistics are those of x, unless something else lies over them.
     """
-    dtype = problem.arrays[operation.base].dtype
     flat = {ROWS: (shape.rows, shape.cols), STATS: (shape.rows, 1), PARAMETER: (shape.cols,)}
 
     def values_of(name: str) -> Array:
+        dtype = problem.arrays[name].dtype
         return np.array(places.views[name], dtype, order="C").reshape(flat[operation.arrays[name]])
 
     def write(names: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import FLOATS, IS_SANITIZED, Array, Rng, Room, chance, pick
+from . import IS_SANITIZED, Array, Rng, Room, chance, is_narrow, pick
 from .operations import PARAMETER, ROWS, Operation, Problem
 from .values import Shape
 
@@ -135,7 +135,11 @@ def place(rng: Rng, operation: Operation, shape: Shape, problem: Problem, with_o
     for name, kind in operation.arrays.items():
         if problem.arrays[name] is None:
             continue
-        own = FLOATS[dtype == FLOATS[0]] if name not in operation.of_base_dtype and chance(rng, 0.07) else dtype
+        own = problem.arrays[name].dtype
+        # Parameters of 16 bits say what their gradients are rounded to.
+        is_free = name not in operation.of_base_dtype and not (is_narrow(dtype) and kind == PARAMETER)
+        if is_free and chance(rng, 0.07):
+            own = np.dtype(np.float32 if own == np.float64 else np.float64)
         own = own.newbyteorder() if chance(rng, 0.1) else own
         layouts[name] = make_layout(rng, shape.of(kind), 0 if kind == PARAMETER else block, own, True)
     together: dict[str, int] = {}  # in one memory: {name: offset}

@@ -12,7 +12,19 @@ import numpy as np
 
 import fastln
 
-from . import BACKWARD_REGIMES, PROMISED, PROMISED_OF_RMS, REGIMES, Array, exact
+from . import (
+    BACKWARD_REGIMES,
+    PROMISED,
+    PROMISED_OF_RMS,
+    REGIMES,
+    Array,
+    computed,
+    exact,
+    finfo,
+    half_subnormal,
+    half_unit,
+    is_narrow,
+)
 
 
 class FindingError(Exception):
@@ -26,7 +38,7 @@ ANY_ROWS = tuple(REGIMES)
 
 
 class Problem(NamedTuple):
-    """The values of a call, before they get their places in memory: contiguous arrays in x's dtype."""
+    """The values of a call, before they get their places in memory: contiguous arrays, of dtypes that go together."""
 
     arrays: dict[str, Array | None]  # rows as (rows, cols), stats as (rows, 1), parameters as (cols,)
     eps: float
@@ -64,12 +76,14 @@ class Norm(NamedTuple):
 
 def excess(promised: Mapping[str, Mapping[str, float]], result: str, found: Array, value: Array, size: Array) -> float:
     """The largest error, in units of what is promised of the result; what is not finite is none of it."""
-    info = np.finfo(found.dtype)
-    bound = promised[found.dtype.name][result] * np.longdouble(info.eps) * size
+    dtype = computed(found.dtype)
+    bound = promised[dtype.name][result] * np.longdouble(finfo(dtype).eps) * size
     error = np.where(np.isfinite(found), np.abs(found.astype(np.longdouble) - value), np.inf)
-    # What it costs to round a subnormal result, whatever was computed before.
-    error = np.maximum(error - np.longdouble(info.smallest_subnormal) / 2, 0)
+    # What it costs to round a subnormal result, or one of 16 bits, whatever was computed before.
+    error = np.maximum(error - (half_unit(found) if is_narrow(found.dtype) else half_subnormal(found.dtype)), 0)
     judged = np.isfinite(value) & np.isfinite(bound)
+    if is_narrow(found.dtype):  # gradients may be out of its range; then nothing is promised
+        judged &= np.abs(value) + size < float(finfo(found.dtype).max) / 4
     return float(np.where(error == 0, 0, error / bound)[judged].max(initial=0))
 
 
@@ -78,7 +92,8 @@ def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...])
     x, residual, weight, bias = (problem.arrays.get(name) for name in ("x", "residual", "weight", "bias"))
     y = found[0]
     if residual is not None:
-        x = x + residual
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = x + residual
         if not np.array_equal(x, found[1], equal_nan=True):
             raise FindingError("s is not x + residual")
         found = (y, *found[2:])
@@ -95,7 +110,7 @@ def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...])
         raise FindingError("a row of 0 / 0 is not NaN")
     size = np.broadcast_to(exact.output_size(normalized.x_hat, weight, bias), rows.shape)
     # Parameters may carry the result out of the range of the dtype; then nothing is promised.
-    value = np.where(np.abs(value) + size < np.finfo(y.dtype).max / 4, value, np.nan)
+    value = np.where(np.abs(value) + size < float(finfo(y.dtype).max) / 4, value, np.nan)
     yield "y", excess(norm.promised, "y", y[finite], value, size)
     if len(found) == 1:
         return
@@ -103,7 +118,7 @@ def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...])
     if mean:
         spread = np.abs(rows.astype(np.longdouble) - normalized.mean).max(axis=1, keepdims=True)
         yield "mean", excess(norm.promised, "mean", mean[0], normalized.mean, np.abs(normalized.mean) + spread)
-    expected = np.where(normalized.rstd > np.finfo(y.dtype).max, np.inf, normalized.rstd)
+    expected = np.where(normalized.rstd > np.finfo(rstd.dtype).max, np.inf, normalized.rstd)
     yield "rstd", excess(norm.promised, "rstd", rstd, expected, expected)
 
 
@@ -130,6 +145,7 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
         return
     if any(problem.arrays[name].tobytes() != a.tobytes() for name, a in norm.saved(x, problem.eps).items()):
         return
+    dy, weight, ds = (None if a is None else a.astype(np.longdouble) for a in (dy, weight, ds))
     g = np.abs(dy if weight is None else dy * weight)
     if max(g.max(), np.abs(dy).max(), rstd.max(), 1 / rstd.min()) > 1e13 or np.abs(x).max() > 1e15:
         return
@@ -138,7 +154,7 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
     wide = np.abs(dy).astype(np.longdouble)
     g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
     largest = np.abs(normalized.x_hat).max(axis=1, keepdims=True)
-    least = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps  # below this size, products of two numbers are subnormal
+    least = finfo(computed(x.dtype)).tiny / finfo(computed(x.dtype)).eps  # below this size, products of two numbers are subnormal
     if ((largest > 0) & (largest < least)).any():  # so is x_hat, from subnormal x under a large eps
         return
     root = np.sqrt(np.square(g).mean(axis=1, keepdims=True))
@@ -187,8 +203,9 @@ def object_backward(dy, x, mean, rstd, weight=None, *, normalized_shape=None, ou
 
 
 def object_backward_plain(weight=None, **others):
-    """What `object_backward` must give."""
+    """What `object_backward` must give: the object has its weight in float64."""
     mask = (True, weight is not None, weight is not None)
+    weight = None if weight is None else np.asarray(weight).astype(np.float64)
     return fastln.layer_norm_backward(weight=weight, output_mask=mask, **others)
 
 

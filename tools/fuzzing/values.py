@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import BACKWARD_REGIMES, DY, REGIMES, Array, Rng, chance, pick
+from . import BACKWARD_REGIMES, DY, REGIMES, Array, Rng, chance, computed, is_tried, pick, stored
 from .operations import ANY_ROWS, PARAMETER, ROWS, STATS, Operation, Problem
 
 # Of x. So a case takes a few milliseconds, most of them in the reference.
@@ -85,7 +85,7 @@ def make_parameter(rng: Rng, cols: int) -> Array:
 def make_x(rng: Rng, names: list[str], rows: int, cols: int, dtype: np.dtype) -> Array:
     """Rows of these regimes."""
     table = REGIMES | BACKWARD_REGIMES
-    kinds = [table[name].make(rng, max(rows, 1), cols, dtype)[:rows] for name in names]
+    kinds = [stored(table[name].make(rng, max(rows, 1), cols, dtype)[:rows], dtype) for name in names]
     turn = rng.integers(0, len(kinds), rows)
     x = np.zeros((rows, cols), dtype)
     for i, kind in enumerate(kinds):
@@ -97,6 +97,7 @@ def make_values(rng: Rng, operation: Operation, shape: Shape, dtype: np.dtype) -
     """Rows of one to three regimes, some with numbers that are not finite. Statistics are found later (`fill`)."""
     rows, cols = shape.rows, shape.cols
     regimes = operation.regimes if chance(rng, 0.9) else ANY_ROWS
+    regimes = [name for name in regimes if is_tried(name, dtype)]
     names = [pick(rng, regimes) for _ in range(rng.integers(1, 4))]
     usual = (REGIMES | BACKWARD_REGIMES)[names[0]].eps
     eps = float(pick(rng, (usual, usual, 1e-5, 1e-12, 1e-2, 3.0, 0.0)))
@@ -107,11 +108,11 @@ def make_values(rng: Rng, operation: Operation, shape: Shape, dtype: np.dtype) -
             arrays[name] = None
         elif name != operation.base and kind == ROWS:
             dy = DY[pick(rng, list(DY))](rng, x.astype(np.float64))
-            arrays[name] = np.array(dy, dtype).reshape(rows, cols)
+            arrays[name] = np.array(stored(dy, dtype)).reshape(rows, cols)
         elif kind == PARAMETER:
-            arrays[name] = make_parameter(rng, cols).astype(dtype)
+            arrays[name] = make_parameter(rng, cols).astype(pick(rng, (dtype, computed(dtype))))
         elif kind == STATS:
-            arrays[name] = np.zeros((rows, 1), dtype)
+            arrays[name] = np.zeros((rows, 1), computed(dtype))
     if chance(rng, 0.15):
         spoil(rng, arrays)
     return Problem(arrays, eps)
