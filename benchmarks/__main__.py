@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 from .contenders import select
 from .grid.cells import DTYPES, LINE_OFFSET, NUMPY_OFFSET, OFFSETS, Cell, available_cpus
-from .grid.shapes import QUICK, STANDARD, parse_shape
-from .operations import OPERATIONS, find_operation
+from .grid.shapes import QUICK, STANDARD, Shape, parse_shape
+from .operations import ADD_LAYER_NORM, LAYER_NORM, LAYER_NORM_BACKWARD, OPERATIONS, RMS_NORM, find_operation
 from .timing.measure import Effort
 
 INSTALL = "pip install --group bench"
@@ -26,9 +26,10 @@ DEFAULT_FOLDER = Path("build/benchmarks")
 
 EFFORTS = {
     "quick": Effort(rounds=30, cold_rounds=6, seconds=1.0, cold_seconds=0.5, total_seconds=85),
-    "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=600),
-    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=2400),
+    "standard": Effort(rounds=30, cold_rounds=8, seconds=1.5, cold_seconds=0.8, total_seconds=1200),
+    "full": Effort(rounds=40, cold_rounds=10, seconds=2.0, cold_seconds=1.0, total_seconds=6000),
 }
+QUICK_OPERATIONS = (LAYER_NORM, LAYER_NORM_BACKWARD, RMS_NORM, ADD_LAYER_NORM)
 NO_LIMIT = 1e6  # seconds
 KNOWN = " ".join(OPERATIONS)
 
@@ -36,9 +37,10 @@ EPILOG = """\
 examples:
   python -m benchmarks run --quick                               five shapes, float32: under two minutes
   python -m benchmarks run                                       the standard grid, float32
-  python -m benchmarks run --full --out build/full               the standard grid, float32 and float64, both places
+  python -m benchmarks run --full --out build/full               the standard grid, all dtypes, both places
   python -m benchmarks run --shapes bert-base@128 4096x1024      these shapes, float32
   python -m benchmarks run --peers numpy pytorch --threads 1
+  python -m benchmarks run --operations layer_norm --dtypes float32 bfloat16
   python -m benchmarks compare before after                      exits 1 if anything got slower
   python -m benchmarks report build/full --into BENCHMARKS.md    tables and pictures again, also into a document
   python -m benchmarks report build/full --excerpt               what README and docs/benchmarks.md quote, in Markdown
@@ -122,11 +124,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     run = commands.add_parser("run", help="time contenders; write results.json, results.md and pictures")
     effort = run.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="five shapes, float32: under two minutes")
-    effort.add_argument("--full", action="store_true", help="all dtypes, arrays on cache lines too: about 45 minutes")
+    effort.add_argument("--full", action="store_true", help="all dtypes, arrays on cache lines too: under two hours")
     add = run.add_argument
-    add("--operations", type=argument(parse_operation), nargs="+", metavar="OP", default=[*OPERATIONS], help=KNOWN)
+    add("--operations", type=argument(parse_operation), nargs="+", metavar="OP", help=f"{KNOWN} (default: all)")
     add("--shapes", type=argument(parse_shape), nargs="+", metavar="SHAPE", help="ROWSxCOLS or MODEL[@[BATCHx]TOKENS]")
-    add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help="float32, float64")
+    add("--dtypes", type=argument(parse_word(*DTYPES)), nargs="+", metavar="DTYPE", help=" ".join(DTYPES))
     add("--offsets", type=argument(parse_offset), nargs="+", metavar="N", help="bytes into a cache line: 16 0")
     add("--threads", type=argument(parse_threads), nargs="+", metavar="N", help="counts or all (default: 1 all)")
     add("--peers", type=argument(parse_peer), nargs="*", metavar="PEER", help="(default: all that are installed)")
@@ -158,34 +160,40 @@ def make_plan(args: argparse.Namespace):
     if args.rounds:
         effort = Effort(args.rounds, math.ceil(args.rounds / 2), NO_LIMIT, NO_LIMIT, NO_LIMIT)
     shapes = args.shapes or (QUICK if args.quick else STANDARD)
+    operations = args.operations or (QUICK_OPERATIONS if args.quick else OPERATIONS)
     dtypes = args.dtypes or (DTYPES if args.full else DTYPES[:1])
     threads = args.threads or (1, available_cpus())
     cells = dict.fromkeys(
         Cell(operation, *shape, dtype, count, offset)
         for count in sorted(threads)
         for offset in args.offsets or (OFFSETS if args.full else (NUMPY_OFFSET,))
-        for operation in args.operations
+        for operation in operations
         for dtype in dtypes
         for shape in shapes
-        if args.offsets or is_standard(dtype, count, offset)
+        if (args.offsets or offset != LINE_OFFSET or (dtype, count) == ON_LINES)
+        and (args.dtypes or args.shapes or shape in QUICK or takes_all_shapes(operation, dtype))
     )
-    return Plan(list(cells), select(args.peers), effort, args.seed, choose_pauses(args, name, shapes))
+    return Plan(list(cells), select(args.peers), effort, args.seed, choose_pauses(args, name, operations, shapes))
 
 
-def is_standard(dtype: str, threads: int, offset: int) -> bool:
-    """Whether such cells are in the standard grid: on cache lines a second look at float32 on one thread is enough."""
-    return offset != LINE_OFFSET or (dtype, threads) == ("float32", 1)
+# On cache lines a second look at these dtype and number of threads is enough.
+ON_LINES = ("float32", 1)
 
 
-def choose_pauses(args: argparse.Namespace, name: str, shapes: Sequence[tuple[int, int]]):
+def takes_all_shapes(operation: str, dtype: str) -> bool:
+    """Whether the grid has all shapes of it: of float64 and float16 a few are enough, but for layer norm."""
+    return dtype in ("float32", "bfloat16") or operation in (LAYER_NORM, LAYER_NORM_BACKWARD)
+
+
+def choose_pauses(args: argparse.Namespace, name: str, operations: Iterable[str], shapes: Sequence[Shape]):
     """Those of the grid; where a part of the grid is asked for, those that are asked for too."""
     from .timing.pauses import PAUSES, REPEATS, Pause
 
     if args.pauses is None:
-        return [] if args.shapes or args.rounds or args.operations != [*OPERATIONS] else PAUSES[name]
+        return [] if args.shapes or args.rounds or args.operations else PAUSES[name]
     return [
         Pause(operation, *shape, seconds, args.rounds or REPEATS)
-        for operation in args.operations
+        for operation in operations
         for shape in shapes
         for seconds in args.pauses
     ]

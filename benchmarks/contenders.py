@@ -143,7 +143,7 @@ CONTENDERS = (
     Contender("ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), offsets=FIRST_LOOK),
     Contender("OpenVINO", PEER, "openvino_model", needs=("openvino",), offsets=FIRST_LOOK),
     Contender("JAX", PEER, "jax_jit", needs=("jax",), offsets=FIRST_LOOK),
-    Contender("numba", PEER, "numba_loops", needs=("numba",)),
+    Contender("numba", PEER, "numba_loops", needs=("numba",), dtypes=("float32", "float64")),
     Contender("oneDNN", NATIVE, "onednn", dtypes=("float32",)),
 )
 

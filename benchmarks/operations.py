@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastln import _reference as reference
 
 # Arrays of the shape of x. The others are parameters, (cols,), and moments, (rows, 1).
-ROWS = ("x", "dy", "y", "dx")
+ROWS = ("x", "residual", "dy", "ds", "y", "sum", "dx")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Operation:
     reads : tuple of str
         The arrays that it is given, by their names in `Arrays`.
     writes : tuple of str
-        Its results in their order: y, or the gradients that it has.
+        Its results in their order: y, and the sum of x and the residual; or the gradients that it has.
     normalize : callable
-        Of `fastln._reference`: the exact rows before weight and bias, from x, eps and precision.
+        Of `fastln._reference`: the exact rows before weight and bias, from x (or that sum), eps and precision.
     """
 
     name: str
@@ -46,6 +46,8 @@ class Operation:
 
 LAYER_NORM, LAYER_NORM_BACKWARD = "layer_norm", "layer_norm_backward"
 RMS_NORM, RMS_NORM_BACKWARD = "rms_norm", "rms_norm_backward"
+ADD_LAYER_NORM, ADD_LAYER_NORM_BACKWARD = "add_layer_norm", "add_layer_norm_backward"
+ADD_RMS_NORM, ADD_RMS_NORM_BACKWARD = "add_rms_norm", "add_rms_norm_backward"
 
 # {name: operation}, in the order in which they are timed and shown.
 OPERATIONS = {
@@ -76,6 +78,35 @@ OPERATIONS = {
             RMS_NORM_BACKWARD,
             "RMS norm backward",
             reads=("dy", "x", "rstd", "weight"),
+            writes=("dx", "dweight"),
+            normalize=reference.normalize_by_rms,
+        ),
+        # With the residual of a transformer's block: x of the backward pass is the sum.
+        Operation(
+            ADD_LAYER_NORM,
+            "add and norm",
+            reads=("x", "residual", "weight", "bias"),
+            writes=("y", "sum"),
+            normalize=reference.normalize,
+        ),
+        Operation(
+            ADD_LAYER_NORM_BACKWARD,
+            "add and norm backward",
+            reads=("dy", "ds", "x", "mean", "rstd", "weight"),
+            writes=("dx", "dweight", "dbias"),
+            normalize=reference.normalize,
+        ),
+        Operation(
+            ADD_RMS_NORM,
+            "add and RMS norm",
+            reads=("x", "residual", "weight"),
+            writes=("y", "sum"),
+            normalize=reference.normalize_by_rms,
+        ),
+        Operation(
+            ADD_RMS_NORM_BACKWARD,
+            "add and RMS norm backward",
+            reads=("dy", "ds", "x", "rstd", "weight"),
             writes=("dx", "dweight"),
             normalize=reference.normalize_by_rms,
         ),

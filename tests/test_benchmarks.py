@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 import fastln
 
-for _name in ("benchmarks", "rich", "matplotlib", "psutil", "cpuinfo"):
+for _name in ("benchmarks", "rich", "matplotlib", "psutil", "cpuinfo", "ml_dtypes"):
     pytest.importorskip(_name, reason=f"{_name} is missing: run these tests from a clone, as make test does")
 
 from benchmarks import __main__ as command_line  # noqa: E402
@@ -26,10 +26,16 @@ from benchmarks.grid.cells import (  # noqa: E402
     LINE_OFFSET,
     NUMPY_OFFSET,
     OFFSETS,
+    SIXTEEN_BITS,
     Cell,
+    as_dtype,
 )
 from benchmarks.grid.errors import OutputsError, exact_outputs, largest_error  # noqa: E402
 from benchmarks.operations import (  # noqa: E402
+    ADD_LAYER_NORM,
+    ADD_LAYER_NORM_BACKWARD,
+    ADD_RMS_NORM,
+    ADD_RMS_NORM_BACKWARD,
     LAYER_NORM,
     LAYER_NORM_BACKWARD,
     OPERATIONS,
@@ -161,17 +167,30 @@ def test_an_unknown_operation_is_named():
 
 
 @pytest.mark.parametrize(
-    ("name", "arrays_moved"), [(LAYER_NORM, 2), (LAYER_NORM_BACKWARD, 3), (RMS_NORM, 2), (RMS_NORM_BACKWARD, 3)]
+    ("name", "arrays_moved"),
+    [
+        (LAYER_NORM, 2),
+        (LAYER_NORM_BACKWARD, 3),
+        (RMS_NORM, 2),
+        (RMS_NORM_BACKWARD, 3),
+        (ADD_LAYER_NORM, 4),
+        (ADD_LAYER_NORM_BACKWARD, 4),
+        (ADD_RMS_NORM, 4),
+        (ADD_RMS_NORM_BACKWARD, 4),
+    ],
 )
-def test_the_bytes_moved_follow_from_what_is_read_and_written(name, arrays_moved):
-    assert Cell(name, 3, 64, "float64", 1).bytes_moved == arrays_moved * 3 * 64 * 8
+@pytest.mark.parametrize(("dtype", "size"), [*zip(DTYPES, (4, 8, 2, 2), strict=True)])
+def test_the_bytes_moved_follow_from_what_is_read_and_written(name, arrays_moved, dtype, size):
+    assert Cell(name, 3, 64, dtype, 1).bytes_moved == arrays_moved * 3 * 64 * size
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_there_are_the_arrays_that_are_read_and_only_those(name):
-    arrays, reads = make_arrays(Cell(name, 3, 64, "float32", 1)), OPERATIONS[name].reads
-    assert all(getattr(arrays, array) is not None for array in reads)
-    assert all(getattr(arrays, array) is None for array in {"dy", "mean", "rstd"} - set(reads))
+    arrays, operation = make_arrays(Cell(name, 3, 64, "float32", 1)), OPERATIONS[name]
+    assert all(getattr(arrays, array) is not None for array in operation.reads)
+    others = {"residual", "dy", "ds", "mean", "rstd"} - {*operation.reads}
+    assert all(getattr(arrays, array) is None for array in others)
+    assert (arrays.sum is not None) == ("sum" in operation.writes)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -221,7 +240,8 @@ def test_there_are_regimes_on_a_machine_that_does_not_tell_its_caches():
 
 def cell_of_ratio(ratio, over="NumPy", kind=contenders.PEER, rows=1, **place):
     """A result in which fastln is so many times as fast."""
-    found = results.CellResult(Cell(LAYER_NORM, rows, 768, "float32", 1, **place))
+    found = results.CellResult(Cell(**{"operation": LAYER_NORM, "rows": rows, "cols": 768, "dtype": "float32",
+                                       "threads": 1} | place))  # fmt: skip
     interval = intervals.Ratio(ratio, 0.9 * ratio, 1.1 * ratio)
     own = results.Timing(intervals.Ratio(1e-6, 9e-7, 2e-6), 9, intervals.Ratio(1.0, 1.0, 1.0))
     found.entries["fastln"] = results.Entry(contenders.SUBJECT, warm=own, cold=own)
@@ -260,6 +280,14 @@ def test_means_are_of_each_regime_and_place_alone():
     assert on_lines.rows[0][1:] == ["-", "-", "-", "2.00 (1, 0, 0)"]
 
 
+def test_means_of_sixteen_bits_have_tables_of_their_own():
+    found = results_of(cell_of_ratio(2.0), cell_of_ratio(8.0, dtype="bfloat16"), cell_of_ratio(3.0, dtype="float64"))
+    tables = list(report.means_tables(found))
+    assert [table.rows[0][1] for table in tables] == ["2.45 (2, 0, 0)", "8.00 (1, 0, 0)"]
+    assert "bfloat16, 1 thread" in tables[1].title
+    assert "**bfloat16, one thread**" in excerpt.to_excerpt(found)
+
+
 def test_onednn_is_compared_with_and_is_no_peer():
     found = results_of(cell_of_ratio(0.5, over="oneDNN", kind=contenders.NATIVE))
     assert found.cells[0].best_peer("warm") is None
@@ -288,7 +316,9 @@ def test_every_array_begins_where_the_cell_says(offset, operation, dtype, shape)
     arrays = make_arrays(Cell(operation, *shape, dtype, 1, offset))
     found = {name: value for name, value in vars(arrays).items() if isinstance(value, np.ndarray)}
     assert {name: value.ctypes.data % CACHE_LINE for name, value in found.items()} == dict.fromkeys(found, offset)
-    assert all(value.flags.c_contiguous and value.dtype == dtype for value in found.values())
+    assert all(value.flags.c_contiguous for value in found.values())
+    moments = "float32" if dtype in SIXTEEN_BITS else dtype
+    assert all(v.dtype == (moments if n in ("mean", "rstd") else as_dtype(dtype)) for n, v in found.items())
 
 
 def test_numpys_own_large_arrays_begin_where_the_standard_says():
@@ -313,6 +343,24 @@ def test_the_full_grid_has_cache_lines_for_float32_on_one_thread_only():
     assert {cell.shape for cell in plan.cells if cell.offset == LINE_OFFSET} == {cell.shape for cell in plan.cells}
     threads = [cell.threads for cell in plan.cells]
     assert threads == sorted(threads)  # libraries are set to another number as rarely as can be
+
+
+def test_the_full_grid_has_all_shapes_of_what_is_used_most_and_the_quick_ones_of_the_rest():
+    plan = command_line.make_plan(command_line.parse_args(["run", "--full"]))
+    found = {(c.operation, c.dtype): {d.shape for d in plan.cells if (d.operation, d.dtype) == (c.operation, c.dtype)}
+             for c in plan.cells}  # fmt: skip
+    assert {*found} == {(operation, dtype) for operation in OPERATIONS for dtype in DTYPES}
+    assert len(found[ADD_RMS_NORM, "bfloat16"]) == len(found[LAYER_NORM, "float16"]) == len(shapes.STANDARD)
+    assert len(found[ADD_RMS_NORM, "float64"]) == len(shapes.QUICK)
+    asked = ["run", "--full", "--operations", "add_rms_norm", "--dtypes", "float64"]
+    assert len({cell.shape for cell in command_line.make_plan(command_line.parse_args(asked)).cells}) == 27
+
+
+def test_a_quick_run_has_few_operations_and_what_is_asked_for():
+    plan = command_line.make_plan(command_line.parse_args(["run", "--quick"]))
+    assert {cell.operation for cell in plan.cells} == set(command_line.QUICK_OPERATIONS)
+    plan = command_line.make_plan(command_line.parse_args(["run", "--quick", "--operations", "add_rms_norm"]))
+    assert {cell.operation for cell in plan.cells} == {ADD_RMS_NORM}
 
 
 def test_who_is_dear_to_prepare_sits_out_on_cache_lines():
@@ -466,7 +514,7 @@ def test_fastln_and_numpy_are_right(operation, dtype, shape):
     for contender in contenders.select(["numpy", "numpy-at-best"]):
         _, error = contender.prepare_checked(arrays, exact)
         if contender.kind in (contenders.SUBJECT, contenders.VARIANT):
-            assert error <= (4 if "dx" in OPERATIONS[operation].writes else 2)
+            assert error <= (1 if dtype in SIXTEEN_BITS else 4 if "dx" in OPERATIONS[operation].writes else 2)
         elif contender.kind == contenders.PEER:
             assert error < 100
 
@@ -478,6 +526,14 @@ def test_fastln_is_called_by_position_as_fast_code_calls_it():
     assert call.func is fastln.layer_norm_backward
     assert all(found is array for found, array in zip(call.args, expected, strict=True))
     assert set(call.keywords) == {"out"}
+
+
+def test_fastln_writes_both_results_to_the_buffers_of_the_caller():
+    arrays = make_arrays(Cell(ADD_LAYER_NORM, 3, 64, "float32", 1))
+    prepared = fastln_calls.any_operation(arrays)
+    y, s = prepared.outputs(prepared.call())
+    assert y is arrays.out
+    assert s is arrays.sum
 
 
 def test_a_wrong_result_is_refused_with_its_error(tmp_path):
@@ -570,6 +626,32 @@ def test_errors_of_the_gradients_are_seen_in_each_output():
         wrong = [output.copy() for output in right]
         wrong[i].flat[0] += 1e-3
         assert largest_error(tuple(wrong), exact) > 1e6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sum_is_judged_and_what_is_normalized_is_the_rounded_one(dtype):
+    arrays = make_arrays(Cell(ADD_LAYER_NORM, 5, 64, dtype, 1))
+    arrays.x[:] = 1024 * arrays.x  # so that most of the residual is rounded away in 16 bits
+    y, _ = exact_outputs(arrays).outputs
+    rounded = arrays.x + arrays.residual
+    plain = make_arrays(Cell(LAYER_NORM, 5, 64, dtype, 1))
+    plain.x[:], plain.weight[:], plain.bias[:] = rounded, arrays.weight, arrays.bias
+    np.testing.assert_array_equal(y.value, exact_outputs(plain).outputs[0].value)
+    assert largest_error((y.value.astype(rounded.dtype), rounded), exact_outputs(arrays)) <= 0.5
+    wrong = rounded.copy()
+    wrong[2, 3] *= 2
+    assert largest_error((y.value.astype(rounded.dtype), wrong), exact_outputs(arrays)) > 10
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", [ADD_LAYER_NORM_BACKWARD, ADD_RMS_NORM_BACKWARD])
+def test_what_flows_back_beside_the_norm_is_part_of_dx(operation, dtype):
+    arrays = make_arrays(Cell(operation, 5, 64, dtype, 1))
+    dx, *_ = exact_outputs(arrays).outputs
+    arrays.ds[:] = 0
+    without, *_ = exact_outputs(arrays).outputs
+    added = make_arrays(Cell(operation, 5, 64, dtype, 1)).ds.astype(dx.value.dtype)
+    np.testing.assert_allclose(dx.value - without.value, added, rtol=0, atol=1e-9)
 
 
 def test_the_sweep_finds_fastln_exact_and_leaves_out_who_fails(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..operations import OPERATIONS, Operation
-from .cells import CACHE_LINE, Cell
+from .cells import CACHE_LINE, Cell, as_dtype
 
 EPS = 1e-5  # the eps of every operation, in squared units of x
 
@@ -19,22 +19,30 @@ BLOCK_ELEMENTS = 2**20
 
 @dataclass(frozen=True)
 class Arrays:
-    """Inputs that all contenders share, and `out`, the caller's buffer, for those who can write to one.
+    """Inputs that all contenders share, and `out` and `sum`, the caller's buffers, for those who can write to them.
 
-    x, dy, out: (rows, cols); weight, bias: (cols,); mean, rstd: (rows, 1), those of x. All begin at the cell's offset.
-    dy, mean and rstd are None where the operation does not read them.
+    x, residual, dy, ds, out, sum: (rows, cols); weight, bias: (cols,); mean, rstd: (rows, 1), those of x. All begin at
+    the cell's offset, and are of its dtype, but for mean and rstd of 16 bits, which are float32. Those that the
+    operation neither reads nor writes are None, but for weight and bias.
     """
 
     operation: Operation
     x: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
+    residual: np.ndarray | None
     dy: np.ndarray | None
+    ds: np.ndarray | None
     mean: np.ndarray | None
     rstd: np.ndarray | None
     out: np.ndarray
+    sum: np.ndarray | None
     threads: int
     offset: int
+
+    def normalized(self, rows: np.ndarray | slice) -> np.ndarray:
+        """The rows that are normalized: those of x, or of its sum with the residual, rounded to their dtype."""
+        return self.x[rows] if self.residual is None else self.x[rows] + self.residual[rows]
 
 
 class Prepared(NamedTuple):
@@ -58,39 +66,58 @@ def empty_at(offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray
 def make_arrays(cell: Cell, seed: int = 0, mean_over_std: float = 0.0) -> Arrays:
     """Rows of N(mean_over_std, 1), a weight around 1, a bias around 0, all random."""
     rng = np.random.default_rng(seed)
-    dtype = np.dtype(cell.dtype)
+    dtype = as_dtype(cell.dtype)
+    computed = computed_dtype(dtype)
     operation = OPERATIONS[cell.operation]
 
-    def empty(*shape: int) -> np.ndarray:
-        return empty_at(cell.offset, shape, dtype)
-
     def normal(*shape: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-        array = empty(*shape)
-        rng.standard_normal(dtype=dtype.type, out=array)
+        drawn = array = empty_at(cell.offset, shape, dtype)
+        if computed != dtype:
+            drawn = np.empty(shape, computed)
+        rng.standard_normal(dtype=computed.type, out=drawn)
         if std != 1:
-            array *= std
+            drawn *= std
         if mean:
-            array += mean
+            drawn += mean
+        if drawn is not array:
+            array[...] = drawn
+        return array
+
+    def rows(name: str) -> np.ndarray | None:
+        return normal(cell.rows, cell.cols) if name in operation.reads else None
+
+    def buffer() -> np.ndarray:
+        array = empty_at(cell.offset, (cell.rows, cell.cols), dtype)
+        array[...] = 0  # touched, so that no contender pays for its pages
         return array
 
     x = normal(cell.rows, cell.cols, mean=mean_over_std)
-    mean, rstd = (empty(cell.rows, 1) if name in operation.reads else None for name in ("mean", "rstd"))
+    mean, rstd = (
+        empty_at(cell.offset, (cell.rows, 1), computed) if name in operation.reads else None
+        for name in ("mean", "rstd")
+    )
     if mean is not None or rstd is not None:
         fill_moments(operation, x, mean, rstd)
-    out = empty(*x.shape)
-    out.fill(0)  # touched, so that no contender pays for its pages
     return Arrays(
         operation,
         x,
         weight=normal(cell.cols, mean=1, std=0.1),
         bias=normal(cell.cols, std=0.1),
-        dy=normal(cell.rows, cell.cols) if "dy" in operation.reads else None,
+        residual=rows("residual"),
+        dy=rows("dy"),
+        ds=rows("ds"),
         mean=mean,
         rstd=rstd,
-        out=out,
+        out=buffer(),
+        sum=buffer() if "sum" in operation.writes else None,
         threads=cell.threads,
         offset=cell.offset,
     )
+
+
+def computed_dtype(dtype: np.dtype) -> np.dtype:
+    """What is computed with: float32 where numbers of 16 bits are stored."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 def fill_moments(operation: Operation, x: np.ndarray, mean: np.ndarray | None, rstd: np.ndarray | None) -> None:

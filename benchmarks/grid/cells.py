@@ -10,7 +10,10 @@ import numpy as np
 
 from ..operations import OPERATIONS
 
-DTYPES = ("float32", "float64")
+SIXTEEN_BITS = ("bfloat16", "float16")
+DTYPES = ("float32", "float64", *SIXTEEN_BITS)
+FULL_PRECISION = "float32 and float64"
+KINDS = (FULL_PRECISION, *SIXTEEN_BITS)
 
 CACHE_LINE = 64
 # Where arrays begin, in bytes into a cache line. NumPy's are 16 bytes into one where they are large, as malloc keeps
@@ -43,11 +46,11 @@ class Cell:
     @property
     def array_bytes(self) -> int:
         """The bytes of x."""
-        return self.rows * self.cols * np.dtype(self.dtype).itemsize
+        return self.rows * self.cols * as_dtype(self.dtype).itemsize
 
     @property
     def bytes_moved(self) -> int:
-        """The least that must move: x and y; dy, x and dx."""
+        """The least that must move: x and y; dy, x and dx; x, the residual, y and their sum."""
         return self.array_bytes * OPERATIONS[self.operation].moved
 
     @property
@@ -61,6 +64,11 @@ class Cell:
         words = [self.title, self.dtype, threads_in_words(self.threads)]
         return ", ".join(words if self.offset == NUMPY_OFFSET else [*words, self.place])
 
+    @property
+    def kind(self) -> str:
+        """The dtypes that means are over: those that are computed in, and each of 16 bits by itself."""
+        return self.dtype if self.dtype in SIXTEEN_BITS else FULL_PRECISION
+
     def __str__(self) -> str:
         """Every coordinate in words."""
         place = "" if self.offset == NUMPY_OFFSET else f", {self.place}"
@@ -69,6 +77,15 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Coordinates by name."""
         return asdict(self)
+
+
+def as_dtype(name: str) -> np.dtype:
+    """The dtype of this name; bfloat16 is of ml_dtypes, which is imported where it is needed only."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def threads_in_words(threads: int) -> str:

@@ -2,9 +2,10 @@
 
 Errors are in units that mean the same in every cell: eps, the distance from 1 to the next number of the dtype, times
 the size of what was computed. For y that is |weight| max|x_hat| + |bias|, the maximum over the row; for dx it is rstd
-max(|g| + |mean(g)| + |x_hat mean(g x_hat)|) with g = dy weight; for dweight and dbias the largest column's sum of
-|dy x_hat| and of |dy|. Rounding a perfect result costs at most half a unit; ordinary rows of fastln keep 2 for y,
-dweight and dbias and 4 for dx (docs/accuracy.md).
+max(|g| + |mean(g)| + |x_hat mean(g x_hat)|) with g = dy weight, and |ds| where there is one; for dweight and dbias the
+largest column's sum of |dy x_hat| and of |dy|; for the sum of x and the residual |x| + |residual|. Rounding a perfect
+result costs at most half a unit; ordinary rows of fastln keep 2 for y, dweight and dbias and 4 for dx
+(docs/accuracy.md), and 1 in 16 bits. What is normalized is the sum as it is rounded to the dtype.
 
 Large arrays are judged by a sample, the same for all contenders: rows for y and dx, columns for dweight and dbias.
 """
@@ -24,8 +25,8 @@ from .arrays import EPS, Arrays, blocks_of_rows
 # Elements that a sample has, about: what takes some hundredths of a second in long double.
 SAMPLED_ELEMENTS = 2**17
 
-# float64 has 29 bits more than float32; for float64 there is long double, which has 11.
-WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
+# By the bytes of a number: float64 has 29 bits more than float32; for float64 there is long double, which has 11.
+WIDER = {2: np.float64, 4: np.float64, 8: np.longdouble}
 
 
 class OutputsError(Exception):
@@ -77,23 +78,31 @@ def _sample(size: int, of: int) -> np.ndarray:
     return np.unique(np.linspace(0, of - 1, max(1, min(size, of))).astype(np.intp))
 
 
+def eps_of(dtype: np.dtype) -> float:
+    """The distance from 1 to the next number: np.finfo does not know bfloat16."""
+    return float(np.nextafter(dtype.type(1), dtype.type(2))) - 1
+
+
 def _normalize(arrays: Arrays, rows: np.ndarray | slice) -> reference.Normalized:
-    return arrays.operation.normalize(arrays.x[rows], EPS, WIDER[arrays.x.dtype])
+    return arrays.operation.normalize(arrays.normalized(rows), EPS, WIDER[arrays.x.itemsize])
 
 
 def _by_row(arrays: Arrays) -> Iterator[Judged]:
-    """Judge y or dx in a sample of the rows."""
+    """Judge y and the sum, or dx, in a sample of the rows."""
     x, reads = arrays.x, arrays.operation.reads
     rows = _sample(SAMPLED_ELEMENTS // x.shape[1], len(x))
-    normalized = _normalize(arrays, rows)
+    normalized, eps = _normalize(arrays, rows), eps_of(x.dtype)
     weight, bias = (getattr(arrays, name) if name in reads else None for name in ("weight", "bias"))
     if "dx" in arrays.operation.writes:
-        about = arrays.dy[rows], normalized, weight
+        about = arrays.dy[rows], normalized, weight, arrays.ds[rows] if "ds" in reads else None
         name, value, size = "dx", reference.gradients(*about).dx, reference.gradient_sizes(*about).dx
     else:
         about = normalized.x_hat, weight, bias
         name, value, size = "y", reference.scale_and_shift(*about), reference.output_size(*about)
-    yield Judged(name, x.shape, rows, value, np.finfo(x.dtype).eps * size)
+    yield Judged(name, x.shape, rows, value, eps * size)
+    if "sum" in arrays.operation.writes:
+        terms = [term[rows].astype(value.dtype) for term in (x, arrays.residual)]
+        yield Judged("sum", x.shape, rows, sum(terms), eps * sum(map(np.abs, terms)))
 
 
 def _by_column(arrays: Arrays) -> Iterator[Judged]:
@@ -106,7 +115,7 @@ def _by_column(arrays: Arrays) -> Iterator[Judged]:
     sums = reference.parameter_gradients(*factors)
     sizes = reference.parameter_gradients(*map(np.abs, factors))
     for name, value, size in zip(("dweight", "dbias"), sums, sizes, strict=True):
-        yield Judged(name, x.shape[1:], columns, value, np.finfo(x.dtype).eps * size.max())
+        yield Judged(name, x.shape[1:], columns, value, eps_of(x.dtype) * size.max())
 
 
 def _x_hat_of_columns(arrays: Arrays, columns: np.ndarray) -> np.ndarray:

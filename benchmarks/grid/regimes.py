@@ -3,7 +3,8 @@
 A mean over all cells says more about the choice of the cells than about the code: calls on a row or two are won by
 factors, large arrays by tens of percent.
 
-The rule, with the bytes that the operation reads and writes (x and y; dy, x and dx) against the machine's caches:
+The rule, with the bytes that the operation reads and writes (x and y; dy, x and dx; x, the residual, y and the sum)
+against the machine's caches:
 
 - one call: at most ONE_CALL_ROWS rows, where these fit in the caches of one core;
 - L1 or L2: what fits in the caches of one core, whatever the number of threads;

@@ -53,8 +53,7 @@ QUICK = (Shape(1, 768), Shape(128, 768), Shape(4096, 768), Shape(32768, 64), Sha
 # So small that every contender can be run without being timed.
 TINY = (Shape(1, 768), Shape(7, 33))
 
-# Name: the usual number of tokens in a sequence, and the width that is normalized over. llama's norms are RMS norms;
-# its widths stand here because those of other models of its size are the same.
+# Name: the usual number of tokens in a sequence, and the width that is normalized over.
 MODELS = {
     "bert-base": Shape(512, 768),
     "bert-large": Shape(512, 1024),

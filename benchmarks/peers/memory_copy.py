@@ -1,8 +1,9 @@
 """The floor: the fastest copy at hand that moves as many bytes as the operation must, on as many threads.
 
-A norm reads x and writes y, a copy of one array. Its backward pass reads dy and x and writes dx: three streams, a
-copy of one and a half arrays. (A copy writes half of what it moves and the backward pass a third, and
-writing costs more than reading, so a perfect backward pass may be a little below this floor.)
+A norm reads x and writes y, a copy of one array; with a residual it reads and writes two. The backward pass of a norm
+reads dy and x and writes dx: three streams, a copy of one and a half arrays; with the gradient of the residual four.
+(A copy writes half of what it moves and these backward passes a third or a quarter, and writing costs more than
+reading, so a perfect backward pass may be a little below this floor.)
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ def any_operation(arrays: Arrays) -> Prepared:
     """Copy x to the caller's buffer, memory that the others use too, so it is as warm for all; then what is left."""
     operation = arrays.operation
     others = [getattr(arrays, name) for name in operation.reads if name in ROWS and name != "x"]
+    buffers = [arrays.out] if arrays.sum is None else [arrays.out, arrays.sum]
     pairs, left = [], operation.moved * arrays.x.size // 2
     for source in (arrays.x, *others):
         source = source.reshape(-1)[:left]
         left -= source.size
-        pairs.append((source, _target(arrays, source) if pairs else arrays.out))
+        pairs.append((source, buffers.pop(0) if buffers else _target(arrays, source)))
     return _prepare([pair for pair in pairs if pair[0].size], arrays.threads)
 
 

@@ -1,16 +1,82 @@
-"""NumPy, as people write it and at its best: in place, with einsum and without temporaries of the size of x."""
+"""NumPy, as people write it and at its best: in place, with einsum and without temporaries of the size of x.
+
+Numbers of 16 bits are computed with in float32: NumPy's sums of them keep no more digits than they have.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
-from ..grid.arrays import EPS, Arrays, Prepared
+from ..grid.arrays import EPS, Arrays, Prepared, computed_dtype
 
 
 def set_threads(_threads: int) -> None:
     """NumPy has no threads: what is called here uses no BLAS."""
 
 
+def in_float32(prepare: Callable[[Arrays], Prepared]) -> Callable[[Arrays], Prepared]:
+    """The same for arrays of 16 bits too: in buffers of float32 that are kept, rounded at the end."""
+
+    @functools.wraps(prepare)
+    def prepare_any(arrays: Arrays) -> Prepared:
+        dtype = arrays.x.dtype
+        if computed_dtype(dtype) == dtype:
+            return prepare(arrays)
+        given = {name: (getattr(arrays, name), getattr(arrays, name).astype(np.float32)) for name in narrow(arrays)}
+        wide = prepare(replace(arrays, **{name: buffer for name, (_, buffer) in given.items()}))
+
+        def call() -> tuple[np.ndarray, ...]:
+            for name in arrays.operation.reads:
+                if name in given:
+                    array, buffer = given[name]
+                    buffer[...] = array
+            return tuple(output.astype(dtype) for output in wide.outputs(wide.call()))
+
+        return Prepared(call, lambda outputs: outputs)
+
+    return prepare_any
+
+
+def narrow(arrays: Arrays) -> list[str]:
+    """The names of the arrays that have the dtype of x: all but moments of 16 bits."""
+    return [name for name, array in vars(arrays).items() if getattr(array, "dtype", None) == arrays.x.dtype]
+
+
+def with_residual(prepare: Callable[[Arrays], Prepared]) -> Callable[[Arrays], Prepared]:
+    """A norm of the sum, which goes into the caller's buffer first."""
+
+    def prepare_sum(arrays: Arrays) -> Prepared:
+        norm = prepare(replace(arrays, x=arrays.sum))
+
+        def call() -> tuple[np.ndarray, ...]:
+            np.add(arrays.x, arrays.residual, out=arrays.sum)
+            return *norm.outputs(norm.call()), arrays.sum
+
+        return Prepared(call, lambda outputs: outputs)
+
+    return prepare_sum
+
+
+def with_its_gradient(prepare: Callable[[Arrays], Prepared]) -> Callable[[Arrays], Prepared]:
+    """The gradients of such a norm: what comes from the other way of the sum is added to dx."""
+
+    def prepare_sum(arrays: Arrays) -> Prepared:
+        norm = prepare(arrays)
+
+        def call() -> tuple[np.ndarray, ...]:
+            dx, *parameters = norm.outputs(norm.call())
+            return np.add(dx, arrays.ds, out=dx), *parameters
+
+        return Prepared(call, lambda gradients: gradients)
+
+    return prepare_sum
+
+
+@in_float32
 def layer_norm(arrays: Arrays) -> Prepared:
     """The formula with x.mean and x.var."""
     x, weight, bias = arrays.x, arrays.weight, arrays.bias
@@ -23,6 +89,7 @@ def layer_norm(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
+@in_float32
 def layer_norm_at_best(arrays: Arrays) -> Prepared:
     """Everything in the caller's buffer; einsum sums the squares without a temporary."""
     x, weight, bias, y = arrays.x, arrays.weight, arrays.bias, arrays.out
@@ -44,6 +111,7 @@ def layer_norm_at_best(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
+@in_float32
 def layer_norm_backward(arrays: Arrays) -> Prepared:
     """The formula."""
     a = arrays
@@ -58,6 +126,7 @@ def layer_norm_backward(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda gradients: gradients)
 
 
+@in_float32
 def layer_norm_backward_at_best(arrays: Arrays) -> Prepared:
     """Two buffers that are kept between calls; einsum for every sum of products."""
     a, dx = arrays, arrays.out
@@ -83,6 +152,7 @@ def layer_norm_backward_at_best(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda gradients: gradients)
 
 
+@in_float32
 def rms_norm(arrays: Arrays) -> Prepared:
     """The formula."""
     x, weight = arrays.x, arrays.weight
@@ -93,6 +163,7 @@ def rms_norm(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
+@in_float32
 def rms_norm_at_best(arrays: Arrays) -> Prepared:
     """Everything in the caller's buffer; einsum sums the squares without a temporary."""
     x, weight, y = arrays.x, arrays.weight, arrays.out
@@ -110,6 +181,7 @@ def rms_norm_at_best(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda y: (y,))
 
 
+@in_float32
 def rms_norm_backward(arrays: Arrays) -> Prepared:
     """The formula."""
     a = arrays
@@ -123,6 +195,7 @@ def rms_norm_backward(arrays: Arrays) -> Prepared:
     return Prepared(call, lambda gradients: gradients)
 
 
+@in_float32
 def rms_norm_backward_at_best(arrays: Arrays) -> Prepared:
     """Two buffers that are kept between calls; einsum for every sum of products."""
     a, dx = arrays, arrays.out
@@ -140,3 +213,13 @@ def rms_norm_backward_at_best(arrays: Arrays) -> Prepared:
         return np.multiply(dx, a.rstd, out=dx), dweight
 
     return Prepared(call, lambda gradients: gradients)
+
+
+add_layer_norm = in_float32(with_residual(layer_norm))
+add_layer_norm_at_best = in_float32(with_residual(layer_norm_at_best))
+add_layer_norm_backward = in_float32(with_its_gradient(layer_norm_backward))
+add_layer_norm_backward_at_best = in_float32(with_its_gradient(layer_norm_backward_at_best))
+add_rms_norm = in_float32(with_residual(rms_norm))
+add_rms_norm_at_best = in_float32(with_residual(rms_norm_at_best))
+add_rms_norm_backward = in_float32(with_its_gradient(rms_norm_backward))
+add_rms_norm_backward_at_best = in_float32(with_its_gradient(rms_norm_backward_at_best))

@@ -1,4 +1,4 @@
-"""What README and docs/benchmarks.md quote of a run, in Markdown: a table of shapes, and the means of each regime."""
+"""What README and docs/benchmarks.md quote of a run, in Markdown: tables of shapes, and the means of each regime."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .units import seconds
 
 TITLES = [operation.title for operation in OPERATIONS.values()]
 OVER_IN_ROWS = (BEST_PEER, "PyTorch")
+DTYPES_SHOWN = ("float32", "bfloat16")
 
 # The forward pass beside a copy: in L2, in L3, from memory, and the shortest rows.
 BESIDE_A_COPY = ("32x768", "128x768", "512x1024", "4096x768", "131072x16")
@@ -27,28 +28,31 @@ def to_excerpt(results: Results) -> str:
 
 def _lines(results: Results) -> Iterator[str]:
     yield from (report.regimes_in_words(results), "")
-    for table in (*_means_tables(results), shapes_table(results), _copies_table(results), _pauses_table(results)):
+    for table in (*_means_tables(results), *shapes_tables(results), _copies_table(results), _pauses_table(results)):
         if table:
             yield from table_lines(table)
     yield from losses(results)
 
 
-def shapes_table(results: Results) -> Table:
-    """A shape a row: fastln's times, and the times of others divided by them."""
-    cells = {
-        (result.cell.title, result.cell.shape): result
-        for result in results.standard()
-        if (result.cell.dtype, result.cell.threads) == ("float32", 1)
-    }
-    operations = [title for title in TITLES if any(key[0] == title for key in cells)]
-    header = ["rows x columns"]
-    for operation in operations:
-        header += [operation, *(f"over {'the fastest peer' if over == BEST_PEER else over}" for over in OVER_IN_ROWS)]
-    rows = [
-        [shape, *(text for operation in operations for text in _of_shape(cells.get((operation, shape))))]
-        for shape in dict.fromkeys(shape for _, shape in cells)
-    ]
-    return Table("float32, one thread", header, rows, [None] * len(rows))
+def shapes_tables(results: Results) -> Iterator[Table]:
+    """A shape a row, two operations a table: fastln's times, and the times of others divided by them."""
+    for dtype in DTYPES_SHOWN:
+        cells = {
+            (result.cell.title, result.cell.shape): result
+            for result in results.standard()
+            if (result.cell.dtype, result.cell.threads) == (dtype, 1)
+        }
+        found = [title for title in TITLES if any(key[0] == title for key in cells)]
+        for operations in (found[i : i + 2] for i in range(0, len(found), 2)):
+            header = ["rows x columns"]
+            for operation in operations:
+                others = (f"over {'the fastest peer' if over == BEST_PEER else over}" for over in OVER_IN_ROWS)
+                header += [operation, *others]
+            rows = [
+                [shape, *(text for operation in operations for text in _of_shape(cells.get((operation, shape))))]
+                for shape in dict.fromkeys(shape for title, shape in cells if title in operations)
+            ]
+            yield Table(f"{dtype}, one thread", header, rows, [None] * len(rows))
 
 
 def _of_shape(result: CellResult | None) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
 from ..contenders import FLOOR, VARIANT
 from ..grid.cells import Cell
 from ..grid.regimes import REGIMES, regime
+from ..operations import ADD_LAYER_NORM, ADD_RMS_NORM, LAYER_NORM, LAYER_NORM_BACKWARD, RMS_NORM
 from ..timing.intervals import EVEN, FASTER, SLOWER, geometric_mean
 from ..timing.results import WARM, CellResult, Results
 from .units import gigabytes_per_second, seconds, size
@@ -143,9 +144,14 @@ def _names(cells: Sequence[CellResult], without: Sequence[str] = (VARIANT,)) -> 
     return [name for name, entry in entries.items() if entry.kind not in without]
 
 
+# Operations of the picture in README: with the errors, two rows of three panels.
+IN_HEADLINE = (LAYER_NORM, LAYER_NORM_BACKWARD, RMS_NORM, ADD_LAYER_NORM, ADD_RMS_NORM)
+
+
 def headline(results: Results, theme: Theme):
     """For README: how many times as long as fastln each library takes in each regime, an operation a panel; errors."""
-    operations = _by((r for r in results.standard() if r.cell.dtype == "float32"), lambda cell: cell.title)
+    drawn = (r for r in results.standard() if r.cell.dtype == "float32" and r.cell.operation in IN_HEADLINE)
+    operations = _by(drawn, lambda cell: cell.title)
     if not operations or not results.errors:
         return None
     figure, axes = _figure(len(operations) + 1, "", width=4.6, height=3.6, columns=3)
@@ -170,7 +176,7 @@ def roofline(results: Results, theme: Theme):
     groups = _by(results.standard(), lambda cell: cell.group)
     if not groups:
         return None
-    figure, axes = _figure(len(groups), NAMES[ROOFLINE])
+    figure, axes = _figure(len(groups), NAMES[ROOFLINE], columns=_columns(groups))
     for ax, (title, cells) in zip(axes, groups.items(), strict=False):
         cells = sorted(cells, key=lambda result: result.cell.bytes_moved)
         for name in _names(cells):
@@ -189,6 +195,11 @@ def roofline(results: Results, theme: Theme):
     return figure
 
 
+def _columns(groups: Sized) -> int:
+    """Panels in a row: a full run has dozens of them."""
+    return 2 if len(groups) <= 16 else 4
+
+
 def _powers_of(base: int, cells: Sequence[CellResult]):
     from matplotlib.ticker import LogLocator
 
@@ -202,7 +213,7 @@ def speed_ups(results: Results, theme: Theme):
     if not groups:
         return None
     most = max(map(len, groups.values()))
-    figure, axes = _figure(len(groups), NAMES[SPEED_UPS], height=1.2 + 0.18 * most)
+    figure, axes = _figure(len(groups), NAMES[SPEED_UPS], height=1.2 + 0.18 * most, columns=_columns(groups))
     for ax, (title, found) in zip(axes, groups.items(), strict=False):
         found = sorted(found, key=lambda result: -result.cell.bytes_moved)
         for place, result in enumerate(found):

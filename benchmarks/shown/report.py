@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..contenders import FLOOR, LARGEST_ERROR, NATIVE
-from ..grid.cells import Cell, threads_in_words
+from ..grid.cells import KINDS, Cell, threads_in_words
 from ..grid.regimes import ONE_CALL_ROWS, REGIMES, core_cache, last_level_cache
 from ..operations import OPERATIONS
 from ..timing.intervals import BETWEEN_RUNS, CONFIDENCE
@@ -112,16 +113,17 @@ def floors_row(result: CellResult) -> list[str]:
 
 
 def means_tables(results: Results) -> Iterator[Table]:
-    """Geometric means over the cells of each regime: a table for each place of the arrays."""
-    found = {(mean.offset, mean.operation, mean.cache, mean.over, mean.regime): mean for mean in means(results)}
-    for offset in results.offsets():
+    """Geometric means over the cells of each regime: a table for each place of the arrays and kind of dtype."""
+    found = {(m.offset, m.kind, m.operation, m.cache, m.over, m.regime): m for m in means(results)}
+    for offset, kind in itertools.product(results.offsets(), KINDS):
         rows = []
-        for key in ((operation, cache, over) for operation in OPERATIONS for cache in CACHES for over in OVER):
-            of_regimes = [found.get((offset, *key, name)) for name in REGIMES]
+        for operation, cache, over in itertools.product(OPERATIONS, CACHES, OVER):
+            of_regimes = [found.get((offset, kind, operation, cache, over, name)) for name in REGIMES]
             if any(of_regimes):
-                rows.append([f"{OPERATIONS[key[0]].title}, {key[1]}: over {key[2]}", *map(mean_in_words, of_regimes)])
-        title = "Geometric means of the speed-up in each regime (cells faster, even, slower); "
-        yield Table(title + _cells_at(results, offset), ["", *REGIMES], rows, [None] * len(rows))
+                rows.append([f"{OPERATIONS[operation].title}, {cache}: over {over}", *map(mean_in_words, of_regimes)])
+        if rows:
+            title = "Geometric means of the speed-up in each regime (cells faster, even, slower); "
+            yield Table(title + _cells_at(results, offset, kind), ["", *REGIMES], rows, [None] * len(rows))
 
 
 def mean_in_words(mean: Mean | None) -> str:
@@ -129,8 +131,8 @@ def mean_in_words(mean: Mean | None) -> str:
     return f"{mean.value:.2f} ({mean.faster}, {mean.even}, {mean.slower})" if mean else "-"
 
 
-def _cells_at(results: Results, offset: int) -> str:
-    cells = [result.cell for result in results.timed() if result.cell.offset == offset]
+def _cells_at(results: Results, offset: int, kind: str) -> str:
+    cells = [result.cell for result in results.timed() if (result.cell.offset, result.cell.kind) == (offset, kind)]
     dtypes, threads = dict.fromkeys(c.dtype for c in cells), dict.fromkeys(c.threads for c in cells)
     return f"{cells[0].place}, {' and '.join(dtypes)}, {' and '.join(map(threads_in_words, threads))}"
 

@@ -16,7 +16,7 @@ import fastln
 from ..contenders import CONTENDERS, RefusedError
 from ..grid import shapes
 from ..grid.arrays import make_arrays
-from ..grid.cells import Cell, available_cpus
+from ..grid.cells import DTYPES, Cell, available_cpus
 from ..grid.errors import exact_outputs
 from ..operations import OPERATIONS
 from ..shown.units import gigabytes_per_second
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("operation", OPERATIONS)
     metafunc.parametrize("contender", CONTENDERS, ids=lambda contender: contender.key)
     metafunc.parametrize("shape", chosen, ids=lambda shape: f"{shape.rows}x{shape.cols}")
-    metafunc.parametrize("dtype", ("float32",) if timed else ("float32", "float64"))
+    metafunc.parametrize("dtype", DTYPES[:1] if timed else DTYPES)
     metafunc.parametrize("threads", sorted({1, available_cpus()}))
 
 

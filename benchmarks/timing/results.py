@@ -188,6 +188,7 @@ class Mean:
     over: str
     cache: str
     operation: str
+    kind: str
     offset: int
     regime: str
     value: float
@@ -198,11 +199,12 @@ class Mean:
 
 
 def means(results: Results) -> list[Mean]:
-    """Over OVER, for each place of the arrays, operation and regime, warm and cold."""
+    """Over OVER, for each kind of dtype, place of the arrays, operation and regime, warm and cold."""
     found: dict[tuple[Any, ...], list[Ratio]] = {}
     for cache in CACHES:
         for result in results.timed(cache):
-            where = cache, result.cell.operation, result.cell.offset, regime(result.cell, results.machine)
+            cell = result.cell
+            where = cache, cell.operation, cell.kind, cell.offset, regime(cell, results.machine)
             for over in OVER:
                 if ratio := result.speed_up(result.best_peer(cache) if over == BEST_PEER else over, cache):
                     found.setdefault((over, *where), []).append(ratio)
