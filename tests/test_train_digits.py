@@ -1,18 +1,16 @@
 """The training example: its gradients, what it trains on, what it reports, and its command line."""
 
+import functools
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import EXAMPLES, loaded, run_script, take_away
 
 import fastln
 
-SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_digits.py"
+SCRIPT = EXAMPLES / "train_digits.py"
 if not SCRIPT.exists():
     pytest.skip("examples/ is not beside tests/: run these tests from a clone", allow_module_level=True)
 for _name in ("sklearn", "matplotlib", "tqdm"):
@@ -25,12 +23,8 @@ SHORT = ["--steps", "30", "--hidden", "16", "--seeds", "1", "--lr", "3e-3"]
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[SCRIPT.stem]
+    with loaded(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(params=["layer norm", "batch norm", "batch norm on all layers"])
@@ -336,12 +330,7 @@ def assert_is_a_picture(path):
 # The command line
 
 
-def run(*args):
-    """Run the script as a user does, with the fastln that these tests import."""
-    path = os.pathsep.join(filter(None, [str(Path(fastln.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"}
-    command = [sys.executable, str(SCRIPT), *args]
-    return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=60, check=False)
+run = functools.partial(run_script, SCRIPT)
 
 
 def test_a_run_prints_and_saves_table_plot_and_numbers(tmp_path):
@@ -419,22 +408,9 @@ def test_what_cannot_work_is_one_line_before_training(example, tmp_path, monkeyp
         assert (output.out, output.err) == ("", f"train_digits.py: error: {message}\n")
 
 
-class Absent:
-    """A finder on sys.meta_path that knows one thing: this module is not installed."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def find_spec(self, name, path=None, target=None):
-        if name == self.name:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 @pytest.mark.parametrize("name", ["matplotlib", "sklearn", "tqdm"])
 def test_a_missing_module_is_one_line_that_says_how_to_install_it(example, tmp_path, monkeypatch, capsys, name):
-    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(sys, "meta_path", [Absent(name), *sys.meta_path])
+    take_away(monkeypatch, name)
     assert example.main([*SHORT, "--out", str(tmp_path)]) == 2
     message = f"the module {name} is missing; to install it: {example.INSTALL[name]}"
     assert capsys.readouterr().err == f"train_digits.py: error: {message}\n"
