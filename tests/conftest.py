@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from regimes import DTYPES, ELEMENTS
+from regimes import DTYPES, ELEMENTS, is_narrow
 
 ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
 
@@ -18,12 +18,21 @@ ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
 PER_OPERATION = {
     "dtype": lambda operation, dtype: [dtype],
     "case": lambda operation, dtype: operation.cases(dtype),
-    "absent": lambda operation, dtype: operation.absences,
+    "absent": lambda operation, dtype: absences_tried(operation, dtype),
     "argument": lambda operation, dtype: operation.arguments,
     "replaced": lambda operation, dtype: operation.in_place,
     "buffer": lambda operation, dtype: operation.buffers,
     "mask": lambda operation, dtype: operation.masks,
 }
+
+
+def absences_tried(operation, dtype):
+    """Choices of optional arguments to leave out. Numbers of 16 bits have kernels for all parameters alone.
+
+    For these, test_narrow.py sees to it that what is absent is as if it were there.
+    """
+    return operation.absences[:1] if is_narrow(dtype) else operation.absences
+
 
 # {(quantity, isa, dtype name, regime): largest error, in eps (bounds.py)}
 ERRORS = pytest.StashKey[dict]()
@@ -66,14 +75,37 @@ def find_stale_build(root, package):
 def pytest_configure(config):
     """Stop before anything imports a stale build."""
     config.addinivalue_line("markers", "once_per_kernel: not for operations that run on the kernel of another one")
+    config.addinivalue_line("markers", "once_per_width: not for float16, whose loops are those of bfloat16")
     config.stash[ERRORS] = {}
     reason = find_stale_build(Path(__file__).resolve().parents[1], find_package())
     if reason:
         pytest.exit(reason, returncode=2)
 
 
-@pytest.hookimpl(tryfirst=True)  # operations and their cases vary slowest, ISAs fastest: cases are made once for all
+def isas_here():
+    """The instruction sets that this CPU runs and this build has, in the order of ISAS."""
+    import fastln
+
+    return [isa for isa in ISAS if isa in fastln.available_isas()]
+
+
+def pytest_report_header():
+    """Say which instruction sets are not tested, once and not by a skipped test for each."""
+    here = isas_here()
+    return f"instruction sets: {', '.join(here)}; not here: {', '.join(isa for isa in ISAS if isa not in here)}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_generate_tests(metafunc):
+    """Operations and their cases vary slowest, ISAs fastest: cases are made once for all."""
+    generate_for_operations(metafunc)
+    result = yield
+    if "isa" in metafunc.fixturenames and not _has_its_own(metafunc, "isa"):
+        metafunc.parametrize("isa", isas_here(), indirect=True)
+    return result
+
+
+def generate_for_operations(metafunc):
     """Run a test that asks for `operation` for each of them, and for each of what else it asks for of the operation.
 
     It may have a dtype of x then that is only stored.
@@ -85,12 +117,14 @@ def pytest_generate_tests(metafunc):
     from operations import OPERATIONS
 
     once = metafunc.definition.get_closest_marker("once_per_kernel")
+    narrow_once = metafunc.definition.get_closest_marker("once_per_width")
+    dtypes = [dtype for dtype in ELEMENTS if not (narrow_once and dtype == "float16")]
     names = [name for name in PER_OPERATION if name in metafunc.fixturenames and not _has_its_own(metafunc, name)]
     rows = [
         (operation, *chosen)
         for operation in OPERATIONS.values()
         if not (once and operation.kernel)
-        for dtype in (ELEMENTS if "dtype" in names else DTYPES[:1])
+        for dtype in (dtypes if "dtype" in names else DTYPES[:1])
         for chosen in itertools.product(*(PER_OPERATION[name](operation, dtype) for name in names))
     ]
     metafunc.parametrize(("operation", *names), rows, ids=_id_of, indirect=["dtype"] if "dtype" in names else [])
@@ -155,14 +189,11 @@ def record_error(request):
     return record
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture
 def isa(request):
-    """Run the test once for each kernel set that this CPU can execute."""
+    """Run the test once for each kernel set that this CPU can execute: see pytest_generate_tests."""
     import fastln
 
-    available = fastln.available_isas()
-    if request.param not in available:
-        pytest.skip(f"{request.param} is not available here, only {', '.join(available)}")
     previous = fastln.get_isa()
     fastln.set_isa(request.param)
     yield request.param

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from helpers import assert_all_same_bits, assert_same_bits, at_offset, in_wider_rows, without_nan
 from layouts import STRIDED
-from operations import MIXED, OPERATIONS
+from operations import MIXED
 from regimes import EDGE_COLS
 
 import fastln
+
+pytestmark = [pytest.mark.once_per_kernel, pytest.mark.once_per_width]
 
 THREADS = (2, 3, 7)
 BATCHES = (1, 2, 5, 7, 8, 9, 31, 32, 33, 63, 64, 65, 300)
@@ -38,7 +40,6 @@ def test_a_row_alone_equals_the_row_in_a_batch(operation, absent, dtype, isa, al
             assert_all_same_bits(found, expected, f"rows={rows}, D={cols}, threads={threads}")
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("ordinary", [True, False], ids=["ordinary", "a few are not"])
 def test_any_number_of_short_rows_gives_the_same_bits(operation, absent, ordinary, dtype, isa):
     """Groups of 16, 8, 4 and 1, of ordinary rows only, which mixed rows never are, and with some other among them."""
@@ -76,7 +77,6 @@ def ways_through(operation):
     return [way(copy, *place) for copy in (np.copy, in_wider_rows) for place in places]
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("rows", BATCHES)
 def test_any_number_of_threads_gives_the_same_bits(operation, rows, dtype, isa, always_parallel):
     absences = itertools.islice(itertools.cycle(operation.absences), rows % 4, None)  # take turns
@@ -88,7 +88,6 @@ def test_any_number_of_threads_gives_the_same_bits(operation, rows, dtype, isa, 
             assert_all_same_bits(found, expected, f"D={cols}, threads={threads}, without {absent}")
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("shape", SHORT + LONG, ids=str)
 def test_long_and_short_rows_give_the_same_bits_on_any_number_of_threads(operation, shape, dtype, isa, always_parallel):
     arguments = operation.make(MIXED, *shape, dtype)
@@ -98,7 +97,6 @@ def test_long_and_short_rows_give_the_same_bits_on_any_number_of_threads(operati
         assert_all_same_bits(found, {name: expected[name] for name in found}, f"threads={threads}")
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("cols", [16385, 40_000, 65553])
 def test_a_row_shared_by_threads_has_the_same_bits(operation, absent, cols, dtype, isa, always_parallel):
     arguments = operation.make(MIXED, 19, cols, dtype, absent)
@@ -118,7 +116,6 @@ def places_of(operation, absent=()):
     return [place for place in itertools.product(operation.in_place, operation.buffers) if place[0] not in absent]
 
 
-@pytest.mark.once_per_kernel
 def test_rows_left_over_are_shared_to_the_same_bits(operation, dtype, isa, always_parallel):
     arguments = operation.make(MIXED, 11, 32769, dtype)
     alone = operation.alone(arguments)
@@ -133,7 +130,6 @@ def test_rows_left_over_are_shared_to_the_same_bits(operation, dtype, isa, alway
             assert_all_same_bits(operation(**given, num_threads=threads), expected, f"rows={rows}, threads={threads}")
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("shape", LONG, ids=str)
 def test_threads_that_share_a_row_do_not_overwrite_what_others_read(
     operation, replaced, buffer, shape, dtype, isa, always_parallel
@@ -235,18 +231,6 @@ def test_what_is_masked_off_does_not_change_the_rest(operation, absent, mask, dt
                 assert_all_same_bits(operation.in_the_place_of(name, given, **options), expected)
 
 
-def test_operations_of_one_kernel_give_the_same_bits(operation, absent, dtype, isa, always_parallel):
-    if operation.kernel is None:
-        pytest.skip("has a kernel of its own")
-    for rows, cols in ((1, 65553), *((38, cols) for cols in EDGE_COLS)):
-        arguments = operation.make(MIXED, rows, cols, dtype, absent)
-        expected = OPERATIONS[operation.kernel](**arguments, num_threads=1)
-        for threads in (1, 2, 3, 7):
-            found = operation(**arguments, num_threads=threads)
-            assert_all_same_bits(found, {name: expected[name] for name in found}, f"D={cols}, threads={threads}")
-
-
-@pytest.mark.once_per_kernel
 def test_avx2_and_avx512_give_the_same_bits(operation, case, dtype):
     available = fastln.available_isas()
     missing = [name for name in ("avx2", "avx512") if name not in available]

@@ -15,6 +15,8 @@ from regimes import EDGE_COLS, computed
 
 import fastln
 
+pytestmark = [pytest.mark.once_per_kernel, pytest.mark.once_per_width]
+
 SENTINEL = 0xA5
 
 GUARD_PAGES = r"""
@@ -76,7 +78,6 @@ print("done")
 
 
 @needs_mprotect
-@pytest.mark.once_per_kernel
 def test_nothing_is_touched_before_or_after_the_arrays(operation, isa, dtype):
     done = run_python(GUARD_PAGES, operation, isa, dtype)
     last = done.stdout.splitlines()[-1] if done.stdout else "the start"
@@ -209,6 +210,5 @@ assert control() == before, (before, control())
 
 
 @needs_libm
-@pytest.mark.once_per_kernel
 def test_calls_leave_the_floating_point_environment_alone(operation, isa, dtype):
     output_of(FP_CALLS, operation, isa, dtype, OMP_WAIT_POLICY="passive")

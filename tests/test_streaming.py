@@ -11,6 +11,8 @@ from helpers import assert_all_same_bits, at_offset, in_wider_rows, output_of, r
 from internals import config, get_stream_bytes, stream_bytes
 from regimes import make_rows
 
+pytestmark = [pytest.mark.once_per_kernel, pytest.mark.once_per_width]
+
 # Short rows of whole cache lines; from the shortest that need not be; more than one tree or block.
 COLS = (16, 17, 32, 64, 127, 128, 255, 256, 257, 272, 300, 512, 768, 1000, 1040, 2100, 4090, 4096, 4112, 8200)
 ROWS = (1, 2, 3, 7, 8, 9, 16, 33)
@@ -24,7 +26,6 @@ def moved(operation, arguments, start):
     return arguments | {name: at_offset(arguments[name], start) for name in by_row}
 
 
-@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("cols", COLS)
 def test_streamed_results_have_the_same_bits(operation, cols, dtype, isa):
     masks = [{"output_mask": mask} for mask in operation.masks if mask[0]] or [{}]

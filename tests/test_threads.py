@@ -208,6 +208,7 @@ def test_a_build_without_openmp_says_one_thread_whatever_is_set():
     assert config()["runtime"]["num_threads_reason"] == "built without OpenMP"
 
 
+@pytest.mark.once_per_kernel
 @pytest.mark.parametrize("rows", [0, 1, 3, 1000])
 @pytest.mark.parametrize("count", [1, 2, 64, np.int32(3)])
 def test_more_threads_than_rows_or_cpus_work(operation, count, rows, dtype, always_parallel):

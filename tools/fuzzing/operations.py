@@ -154,7 +154,8 @@ def judge_backward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]
     wide = np.abs(dy).astype(np.longdouble)
     g = exact.scale_and_shift(wide, None if weight is None else np.abs(weight), None)
     largest = np.abs(normalized.x_hat).max(axis=1, keepdims=True)
-    least = finfo(computed(x.dtype)).tiny / finfo(computed(x.dtype)).eps  # below this size, products of two numbers are subnormal
+    precision = finfo(computed(x.dtype))
+    least = precision.tiny / precision.eps  # below this size, products of two numbers are subnormal
     if ((largest > 0) & (largest < least)).any():  # so is x_hat, from subnormal x under a large eps
         return
     root = np.sqrt(np.square(g).mean(axis=1, keepdims=True))
