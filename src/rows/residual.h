@@ -8,11 +8,16 @@
 #include "lines.h"
 #include "source.h"
 
-// Of the sums that are added before any of them is normalized.
-constexpr ptrdiff_t ADDED_BYTES = 8192;
+// Of the sums that are added before any of them is normalized. Where the four arrays of a thread come from memory, rows
+// up to a page are taken by fewer bytes, and the next ones are asked for before these are normalized, which leaves
+// memory idle. Zen 4, one thread, of the time of 8 KiB and no asking: float32 4096x768 0.74, 32768x64 0.88, 131072x16
+// 0.89; but 10000x50 in L3 1.06 (2 KiB 1.25, 16 KiB 0.98), 512x1024 1.04 (2 KiB 1.08, 16 KiB 1.01).
+constexpr ptrdiff_t ADDED_BYTES = 8192, FAR_ADDED_BYTES = 4096, FAR_SUM_BYTES = 16 << 20;
 
-// Sums that go past the cache wait for it in so much room, if a row fits. A longer row is stored in the cache.
-constexpr ptrdiff_t STAGED_SUM_BYTES = 16384;
+// Sums that go past the cache wait for it in so much room; those of rows longer than a page do not. Zen 4, float32, of
+// the time of 16 KiB for all rows up to 16 KiB and no asking: short rows in half the room 131072x16 0.86, 32768x64
+// 0.81, but 4096x768 1.18 (with asking, 16 KiB: 0.95, 32 KiB 0.94); rows of 16 KiB stored in the cache 2048x4096 0.86.
+constexpr ptrdiff_t STAGED_SUM_BYTES = 16384, SHORT_STAGED_SUM_BYTES = 8192, SHORT_SUM_BYTES = 1024;
 
 // n numbers of `to`, which may be x or residual. With PREFETCH memory is asked for those that will be needed next.
 template <bool PREFETCH, typename S>
@@ -46,14 +51,24 @@ struct Adding {
 
   // Rows that are added together.
   FLN_INLINE ptrdiff_t together(ptrdiff_t bytes) const {
-    const ptrdiff_t rows = bytes / (cols * static_cast<ptrdiff_t>(sizeof(S)));
+    const ptrdiff_t rows = bytes / row_bytes();
     return rows > 0 ? rows : 1;
   }
 
+  FLN_INLINE ptrdiff_t row_bytes() const { return cols * static_cast<ptrdiff_t>(sizeof(S)); }
+  FLN_INLINE bool is_up_to_a_page() const { return in_one_piece && row_bytes() <= FAR_ADDED_BYTES; }
+
   // Whether sums should and can go past the cache. One that replaces x or residual is in the cache already.
   FLN_INLINE bool is_staged() const {
-    const bool fits = cols * static_cast<ptrdiff_t>(sizeof(S)) <= STAGED_SUM_BYTES;
-    return args.stream && in_one_piece && fits && args.sum != args.x && args.sum != args.residual;
+    return args.stream && is_up_to_a_page() && args.sum != args.x && args.sum != args.residual;
+  }
+
+  // Asks memory for as many bytes, from a row on, as are added together.
+  FLN_INLINE void ask_for(ptrdiff_t row) const {
+    for (ptrdiff_t i = 0; i < FAR_ADDED_BYTES / static_cast<ptrdiff_t>(sizeof(S)); i += LINE_COLS<S>) {
+      __builtin_prefetch(x(row) + i);
+      __builtin_prefetch(residual(row) + i);
+    }
   }
 
   // `count` rows from one on, to where `to` says, which is where sums are or rows without a gap.
@@ -95,11 +110,13 @@ template <typename S>
 __attribute__((noinline)) void forward_staged(const Adding<S>& adding, ForwardKernel kernel, ptrdiff_t row,
                                               ptrdiff_t last) {
   Stage<S, STAGED_SUM_BYTES / static_cast<ptrdiff_t>(sizeof(S))> stage;
-  const ptrdiff_t step = adding.together(STAGED_SUM_BYTES);
+  const bool is_short = adding.row_bytes() <= SHORT_SUM_BYTES;
+  const ptrdiff_t step = adding.together(is_short ? SHORT_STAGED_SUM_BYTES : STAGED_SUM_BYTES);
   for (ptrdiff_t count; row < last; row += count) {
     count = row + step < last ? step : last - row;
     S* const to = stage.room_for(adding.sum(row), count * adding.cols);
     adding.rows(row, count, to);
+    if (row + count < last) adding.ask_for(row + count);
     const fln_forward_args added = of_sums<S>(adding.args, row, to, adding.cols);
     kernel(&added, 0, count);
     stage.flush();
@@ -115,10 +132,12 @@ __attribute__((noinline)) void forward_of_sums(const fln_forward_args& args, For
   if constexpr (CAN_STREAM<S>) {
     if (adding.is_staged()) return forward_staged(adding, kernel, row, last);
   }
-  const ptrdiff_t step = adding.together(ADDED_BYTES);
+  const bool is_far = adding.is_up_to_a_page() && 4 * adding.row_bytes() * (last - row) > FAR_SUM_BYTES;
+  const ptrdiff_t step = adding.together(is_far ? FAR_ADDED_BYTES : ADDED_BYTES);
   for (ptrdiff_t count; row < last; row += count) {
     count = row + step < last ? step : last - row;
     adding.rows(row, count, adding.sum(row));
+    if (is_far && row + count < last) adding.ask_for(row + count);
     const fln_forward_args added = of_sums<S>(args, row, adding.sum(row), args.sum_stride);
     kernel(&added, 0, count);
   }
