@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from helpers import in_wider_rows
 from internals import min_parallel_bytes, stream_bytes
 from operations import OPERATIONS, Kind
-from regimes import COMBINATIONS, ELEMENTS, EPS, computed, finfo, used
+from regimes import COMBINATIONS, ELEMENTS, EPS, computed, finfo, is_narrow, used
 
 import fastln
 
@@ -128,12 +129,18 @@ BACKWARD_KINDS = tuple(KINDS)[:6]  # gradients of the others are not promised
 
 # {what the file calls an operation: the operation}
 NAMES = {name.removeprefix("layer_norm_"): operation for name, operation in OPERATIONS.items() if not operation.kernel}
+_RMS = OPERATIONS["rms_norm_forward"]
+# The other rounding order, which changes bits of 16-bit numbers alone.
+AS_LLAMA = {"rms_norm_forward as Llama": replace(_RMS, usual=_RMS.usual | {"cast": "llama"})}
+NAMES |= AS_LLAMA
+# Operation and dtype.
+GROUPS = [group for group in itertools.product(NAMES, ELEMENTS) if group[0] not in AS_LLAMA or is_narrow(group[1])]
 
 
 def make_calls():
     """All of them; what is not a shape takes turns, so that each is met with many shapes."""
     calls = []
-    for operation, dtype in itertools.product(NAMES, ELEMENTS):
+    for operation, dtype in GROUPS:
         kinds = itertools.cycle(BACKWARD_KINDS if NAMES[operation].saved_by else KINDS)
         combinations = itertools.cycle(COMBINATIONS)
         layouts = itertools.cycle(("dense", "dense", "streamed", "wider rows", "in place"))

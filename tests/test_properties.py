@@ -7,7 +7,7 @@ import pytest
 from bounds import PROMISED, output_error
 from helpers import assert_all_same_bits, assert_same_bits
 from operations import Kind
-from regimes import DTYPES
+from regimes import DTYPES, NARROW
 
 import fastln
 from fastln._reference import long_double_suffices, normalize
@@ -27,6 +27,8 @@ settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 settings.load_profile("fastln")
+
+pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
 dtypes = st.sampled_from(DTYPES).map(np.dtype)
 EPS = st.sampled_from([1e-12, 1e-6, 1e-5, 1e-3, 1.0])
@@ -128,6 +130,27 @@ def test_any_strides_give_the_bits_of_a_copy(operation, view, threads, always_pa
         assert_all_same_bits(operation(**given_view, num_threads=threads), expected)
         found = operation.in_the_place_of(name, given_view, num_threads=threads)
         assert_all_same_bits(found | {operation.result: np.ascontiguousarray(found[operation.result])}, expected)
+
+
+@st.composite
+def narrow_rows(draw, max_rows=9, max_cols=80):
+    """A 2-d array of any finite patterns of 16 bits, and a weight that is as wide or of float32."""
+    dtype = np.dtype(draw(st.sampled_from(NARROW)))
+    shape = draw(st.tuples(st.integers(1, max_rows), st.integers(1, max_cols)))
+    patterns = draw(hnp.arrays(np.uint16, shape)).view(dtype)
+    weight = draw(hnp.arrays(np.float32, shape[1], elements=moderate(np.dtype(np.float32))))
+    with np.errstate(invalid="ignore"):  # of signaling NaN
+        x = np.where(np.isfinite(patterns), patterns, dtype.type(0))
+    return x, weight.astype(dtype) if draw(st.booleans()) else weight
+
+
+@given(call=narrow_rows(), eps=EPS, threads=st.integers(1, 3))
+def test_any_numbers_of_16_bits_are_computed_with_in_float32(call, eps, threads, isa, always_parallel):
+    x, weight = call
+    wide = x.astype(np.float32), x.shape[1], weight.astype(np.float32)
+    for norm in (fastln.layer_norm, fastln.rms_norm):
+        found = norm(x, x.shape[1], weight, eps=eps, num_threads=threads)
+        assert_same_bits(found, norm(*wide, eps=eps).astype(x.dtype))
 
 
 @given(x=rows(max_rows=9), eps=EPS, threads=st.integers(1, 7))

@@ -78,6 +78,13 @@ CELLS = [
     Cell("rms_norm_backward", 1, 768, "float64"),
     Cell("rms_norm_backward", 128, 768),
     Cell("rms_norm_backward", 1024, 64),
+    Cell("layer_norm", 1, 768, "bfloat16"),
+    Cell("layer_norm", 1, 768, "float16"),
+    Cell("layer_norm", 128, 768, "bfloat16"),
+    Cell("layer_norm_backward", 128, 768, "bfloat16"),
+    Cell("rms_norm", 1, 768, "bfloat16"),
+    Cell("add_layer_norm", 1, 768, "bfloat16"),
+    Cell("add_rms_norm", 1, 768, "bfloat16"),
 ]
 CALLS = 20  # counted for each cell, after as many that are not: these fill what caches there are
 EMPTY = "nothing"  # the loop around the calls
@@ -113,8 +120,10 @@ def nothing(*arguments, **keywords):
 
 count({EMPTY!r}, nothing)
 for name, (call, rows, cols, dtype, num_threads) in {[(str(cell), tuple(cell)) for cell in CELLS]!r}:
-    x, dy = map(placed, rng.standard_normal((2, rows, cols), dtype=dtype))
-    weight, bias = map(placed, rng.standard_normal((2, cols), dtype=dtype))
+    if dtype == "bfloat16":
+        from ml_dtypes import bfloat16 as dtype
+    x, dy = map(placed, rng.standard_normal((2, rows, cols)).astype(dtype))
+    weight, bias = map(placed, rng.standard_normal((2, cols)).astype(dtype))
     # On one thread: others would spin for a while, and are counted too.
     _, mean, rstd = fastln.layer_norm_forward(x, cols, weight, bias, num_threads=1)
     out = placed(x)

@@ -223,8 +223,6 @@ def make_arguments(
     if "output_mask" in operation.options:
         arguments["output_mask"] = mask
     arguments |= {name: pick(rng, values) for name, values in operation.others.items()}
-    if is_narrow(problem.arrays[operation.base].dtype) and arguments.get("cast") == "llama":
-        arguments["cast"] = "gemma"  # which alone changes no bit there
     if "out" in views:
         twins = [name for name in operation.arrays if name in views and is_same(views[name], views["out"])]
         out = views["out"]

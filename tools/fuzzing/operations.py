@@ -74,20 +74,33 @@ class Norm(NamedTuple):
     saved: Callable[[Array, float], dict[str, Array]]  # what its forward pass leaves for the gradients
 
 
-def excess(promised: Mapping[str, Mapping[str, float]], result: str, found: Array, value: Array, size: Array) -> float:
-    """The largest error, in units of what is promised of the result; what is not finite is none of it."""
+def excess(
+    promised: Mapping[str, Mapping[str, float]],
+    result: str,
+    found: Array,
+    value: Array,
+    size: Array,
+    more: Array | float = 0,
+) -> float:
+    """The largest error, in units of what is promised of the result; what is not finite is none of it.
+
+    `more` is what it costs to round something before the result.
+    """
     dtype = computed(found.dtype)
     bound = promised[dtype.name][result] * np.longdouble(finfo(dtype).eps) * size
     error = np.where(np.isfinite(found), np.abs(found.astype(np.longdouble) - value), np.inf)
     # What it costs to round a subnormal result, or one of 16 bits, whatever was computed before.
-    error = np.maximum(error - (half_unit(found) if is_narrow(found.dtype) else half_subnormal(found.dtype)), 0)
+    rounding = half_unit(found) if is_narrow(found.dtype) else half_subnormal(found.dtype)
+    error = np.maximum(error - rounding - more, 0)
     judged = np.isfinite(value) & np.isfinite(bound)
     if is_narrow(found.dtype):  # gradients may be out of its range; then nothing is promised
         judged &= np.abs(value) + size < float(finfo(found.dtype).max) / 4
     return float(np.where(error == 0, 0, error / bound)[judged].max(initial=0))
 
 
-def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...]) -> Iterator[tuple[str, float]]:
+def judge_forward(
+    norm: Norm, problem: Problem, found: tuple[Array | None, ...], rounds_x_hat: bool = False
+) -> Iterator[tuple[str, float]]:
     """The errors of y, and of mean and rstd where they are there."""
     x, residual, weight, bias = (problem.arrays.get(name) for name in ("x", "residual", "weight", "bias"))
     y = found[0]
@@ -111,7 +124,8 @@ def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...])
     size = np.broadcast_to(exact.output_size(normalized.x_hat, weight, bias), rows.shape)
     # Parameters may carry the result out of the range of the dtype; then nothing is promised.
     value = np.where(np.abs(value) + size < float(finfo(y.dtype).max) / 4, value, np.nan)
-    yield "y", excess(norm.promised, "y", y[finite], value, size)
+    more = rounding_of_x_hat(normalized.x_hat, weight, y.dtype) if rounds_x_hat and is_narrow(y.dtype) else 0
+    yield "y", excess(norm.promised, "y", y[finite], value, size, more)
     if len(found) == 1:
         return
     *mean, rstd = (one[finite] for one in found[1:])
@@ -120,6 +134,12 @@ def judge_forward(norm: Norm, problem: Problem, found: tuple[Array | None, ...])
         yield "mean", excess(norm.promised, "mean", mean[0], normalized.mean, np.abs(normalized.mean) + spread)
     expected = np.where(normalized.rstd > np.finfo(rstd.dtype).max, np.inf, normalized.rstd)
     yield "rstd", excess(norm.promised, "rstd", rstd, expected, expected)
+
+
+def rounding_of_x_hat(x_hat: Array, weight: Array | None, dtype: np.dtype) -> Array:
+    """What y loses where x_hat is rounded to a dtype before the weight. It may be past a power of two by its error."""
+    unit = half_unit((x_hat * (1 + 2.0**-12)).astype(dtype))
+    return unit if weight is None else unit * np.abs(weight.astype(np.longdouble))
 
 
 def mean_and_rstd(x: Array, eps: float) -> dict[str, Array]:
@@ -224,9 +244,15 @@ def _forward(call, plain, results, *options):
 
 def _rms_forward(call, results):
     arrays = {name: kind for name, kind in FORWARD.items() if name != "bias"}
-    others = {"cast": (None, "llama", "gemma"), "weight_offset": (0, -0.0)}
+    others = {"cast": (None, "gemma"), "weight_offset": (0, -0.0)}
     judge = partial(judge_forward, RMS_NORM)
     return Operation(call, call, arrays, ("weight",), results, ("eps", "out"), judge, ANY_ROWS, others=others)
+
+
+def _as_llama(operation):
+    """The same with x_hat rounded to the dtype of x before the weight."""
+    call, judge = partial(operation.call, cast="llama"), partial(judge_forward, RMS_NORM, rounds_x_hat=True)
+    return replace(operation, call=call, plain=call, judge=judge, others={"weight_offset": (0, -0.0)})
 
 
 def _backward(call, plain, *options):
@@ -277,6 +303,7 @@ OPERATIONS |= {
     "add_rms_norm_forward": _with_residual(OPERATIONS["rms_norm"], fastln.add_rms_norm_forward, STATS),
     "add_rms_norm_backward": _of_sum(OPERATIONS["rms_norm_backward"], fastln.add_rms_norm_backward),
 }
+OPERATIONS |= {f"{name} as Llama": _as_llama(OPERATIONS[name]) for name in ("rms_norm", "add_rms_norm")}
 # Of the cases; every other operation has 1.
 SHARES = {
     "layer_norm": 4,
