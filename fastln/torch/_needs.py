@@ -23,4 +23,4 @@ from fastln.torch.originals import unknown_schema  # noqa: E402
 
 changed = unknown_schema()
 if changed:
-    raise ImportError(f"torch must declare aten::{changed} as PyTorch 2.10 to 2.15 do, got {version}", name="torch")
+    raise ImportError(f"torch must declare aten::{changed} as PyTorch 2.10 to 2.14 do, got {version}", name="torch")

@@ -120,11 +120,6 @@ inline void find_stats_sizes(const Matrix& m, int64_t* sizes) noexcept {
   for (int64_t i = 0; i < m.x.dim; ++i) sizes[i] = i < m.lead ? m.x.sizes[i] : 1;
 }
 
-// Whether PyTorch would keep the layout of a copy of x instead of making rows of it: its RMS norm does so with images.
-inline bool keeps_layout(fln_norm norm, const Matrix& m) noexcept {
-  return norm == FLN_RMS_NORM && (m.x.dim == 4 || m.x.dim == 5);
-}
-
 // Forward. The results are y, mean and rstd; RMS norm has no mean.
 inline Outcome normalize(fln_norm norm, const Matrix& m, double eps, Tensor* results) noexcept {
   Norm call = {};
@@ -135,7 +130,6 @@ inline Outcome normalize(fln_norm norm, const Matrix& m, double eps, Tensor* res
     if (!allocate(m.x.sizes, m.x.dim, m.x.element, &results[0], &y)) return MEMORY;
     call.args.x = m.x.data;
   } else {
-    if (keeps_layout(norm, m)) return LAYOUT;
     if (!allocate_copy(m.x, &results[0], &y)) return MEMORY;
     call.args.x = y;  // normalized in place
     call.args.x_stride = m.cols;

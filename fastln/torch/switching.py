@@ -20,8 +20,8 @@ class Calls(NamedTuple):
         Calls that ran on fastln, by the name of the operator in `torch.ops.aten`.
     passed_on : dict of str to int
         Calls that went on to PyTorch's own kernel, by reason. "dtype": x is of none of the four dtypes. "mixed dtypes":
-        the others do not go with x's. "layout": no tensor of numbers side by side, parameters that are not in one
-        piece, or an image whose layout PyTorch would keep. "empty": no rows or columns. "arguments": a wrong shape or
+        the others do not go with x's. "layout": no plain tensor, or parameters that are not in one piece. "empty": no
+        rows or columns. "arguments": a wrong shape or
         eps, about which PyTorch may raise an error. "memory": none was left. "switched off": the call came after
         `disable`, where the kernels had to stay registered.
     """
