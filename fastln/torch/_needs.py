@@ -4,23 +4,34 @@ from __future__ import annotations
 
 NEEDED = "torch must be PyTorch 2.10 or newer"
 
-try:
+
+def version_of_torch() -> str:
+    """Its version; an ImportError if it is not there, or if a package or a mere folder of that name is."""
+    try:
+        import torch
+
+        return str(torch.__version__)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if error.name not in ("torch", "__version__"):
+            raise
+        raise ImportError(f"{NEEDED}, got none: pip install torch", name="torch") from None
+
+
+def check(version: str) -> None:
+    """Find what the kernels call, and see whether the operators are those that they know."""
     import torch
 
-    version = torch.__version__
-except (ModuleNotFoundError, AttributeError) as error:  # or another package of that name, even an empty folder
-    if getattr(error, "name", None) not in ("torch", "__version__"):
-        raise
-    raise ImportError(f"{NEEDED}, got none: pip install torch", name="torch") from None
+    from fastln.torch._kernels import load
 
-from fastln.torch._kernels import load  # noqa: E402
+    missing = load() or (None if hasattr(torch.library, "get_kernel") else "torch.library.get_kernel")
+    if missing:
+        raise ImportError(f"{NEEDED}, got {version}, which lacks {missing}", name="torch")
+    from fastln.torch.originals import unknown_schema
 
-missing = load() or (None if hasattr(torch.library, "get_kernel") else "torch.library.get_kernel")
-if missing:
-    raise ImportError(f"{NEEDED}, got {version}, which lacks {missing}", name="torch")
+    changed = unknown_schema()
+    if changed:
+        message = f"torch must declare aten::{changed} as PyTorch 2.10 to 2.14 do, got {version}"
+        raise ImportError(message, name="torch")
 
-from fastln.torch.originals import unknown_schema  # noqa: E402
 
-changed = unknown_schema()
-if changed:
-    raise ImportError(f"torch must declare aten::{changed} as PyTorch 2.10 to 2.14 do, got {version}", name="torch")
+check(version_of_torch())

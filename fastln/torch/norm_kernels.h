@@ -137,8 +137,7 @@ inline Outcome normalize(fln_norm norm, const Matrix& m, double eps, Tensor* res
   if (m.rows == 1) call.args.x_stride = m.cols;
   Tensor* const rstd = norm == FLN_LAYER_NORM ? &results[2] : &results[1];
   find_stats_sizes(m, sizes);
-  if (norm == FLN_LAYER_NORM &&
-      !allocate(sizes, m.x.dim, stats_element(norm, m), &results[1], &call.args.mean)) {
+  if (norm == FLN_LAYER_NORM && !allocate(sizes, m.x.dim, stats_element(norm, m), &results[1], &call.args.mean)) {
     return MEMORY;
   }
   if (!allocate(sizes, m.x.dim, stats_element(norm, m), rstd, &call.args.rstd)) return MEMORY;
@@ -233,7 +232,8 @@ inline Outcome find_gradients(Gradients call, const Matrix& m, StackValue dy_giv
   return core.find_gradients(&call) == 0 ? TAKEN : MEMORY;
 }
 
-// The operators. Each reads its stack of arguments, which stay PyTorch's, and fills in the results if it takes the call.
+// The operators. Each reads its stack of arguments, which stay PyTorch's, and fills in the results if it takes the
+// call.
 
 constexpr StackValue NONE = 0;
 
@@ -255,8 +255,7 @@ struct NativeLayerNormBackward {
   static constexpr Operator which = NATIVE_LAYER_NORM_BACKWARD;
   static constexpr const char* name = "native_layer_norm_backward";
   static constexpr const char* original = "fastln::native_layer_norm_backward_of_torch";
-  static constexpr Kind arguments[] = {TENSOR, TENSOR,          LIST,            TENSOR,
-                                       TENSOR, OPTIONAL_TENSOR, OPTIONAL_TENSOR, LIST};
+  static constexpr Kind arguments[] = {TENSOR, TENSOR, LIST, TENSOR, TENSOR, OPTIONAL_TENSOR, OPTIONAL_TENSOR, LIST};
   static constexpr int results = 3;
 
   static Outcome run(const StackValue* stack, Tensor* results) noexcept {

@@ -28,39 +28,39 @@ using BoxedKernel = void(StackValue* stack, uint64_t arguments, uint64_t results
 constexpr uint64_t ABI_VERSION = uint64_t{2} << 56 | uint64_t{10} << 48;
 
 // Functions that return an int return 0 where they succeed.
-#define FLN_REQUIRED_OF_TORCH(F)                                                                            \
-  F(int32_t, aoti_torch_device_type_cpu, ())                                                                \
-  F(int32_t, aoti_torch_layout_strided, ())                                                                 \
-  F(int32_t, aoti_torch_dtype_float32, ())                                                                  \
-  F(int32_t, aoti_torch_dtype_float64, ())                                                                  \
-  F(int32_t, aoti_torch_dtype_float16, ())                                                                  \
-  F(int32_t, aoti_torch_dtype_bfloat16, ())                                                                 \
-  F(int32_t, aoti_torch_is_defined, (TensorHandle, bool*))                                                  \
-  F(int32_t, aoti_torch_get_device_type, (TensorHandle, int32_t*))                                          \
-  F(int32_t, aoti_torch_get_layout, (TensorHandle, int32_t*))                                               \
-  F(int32_t, aoti_torch_get_dtype, (TensorHandle, int32_t*))                                                \
-  F(int32_t, aoti_torch_get_dim, (TensorHandle, int64_t*))                                                  \
-  F(int32_t, aoti_torch_get_sizes, (TensorHandle, int64_t**))                                               \
-  F(int32_t, aoti_torch_get_strides, (TensorHandle, int64_t**))                                             \
-  F(int32_t, torch_get_const_data_ptr, (TensorHandle, const void**))                                        \
-  F(int32_t, torch_get_mutable_data_ptr, (TensorHandle, void**))                                            \
-  F(int32_t, aoti_torch_empty_strided,                                                                      \
-    (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TensorHandle*))                    \
-  F(int32_t, aoti_torch_new_uninitialized_tensor, (TensorHandle*))                                          \
-  F(int32_t, aoti_torch_copy_, (TensorHandle, TensorHandle, int32_t))                                       \
-  F(int32_t, aoti_torch_delete_tensor_object, (TensorHandle))                                               \
-  F(int32_t, torch_list_size, (ListHandle, size_t*))                                                        \
-  F(int32_t, torch_list_get_item, (ListHandle, size_t, StackValue*))                                        \
-  F(int32_t, torch_delete_list, (ListHandle))                                                               \
-  F(int32_t, torch_call_dispatcher, (const char*, const char*, StackValue*, uint64_t))                      \
-  F(int32_t, torch_get_num_threads, (uint32_t*))                                                            \
+#define FLN_REQUIRED_OF_TORCH(F)                                                                              \
+  F(int32_t, aoti_torch_device_type_cpu, ())                                                                  \
+  F(int32_t, aoti_torch_layout_strided, ())                                                                   \
+  F(int32_t, aoti_torch_dtype_float32, ())                                                                    \
+  F(int32_t, aoti_torch_dtype_float64, ())                                                                    \
+  F(int32_t, aoti_torch_dtype_float16, ())                                                                    \
+  F(int32_t, aoti_torch_dtype_bfloat16, ())                                                                   \
+  F(int32_t, aoti_torch_is_defined, (TensorHandle, bool*))                                                    \
+  F(int32_t, aoti_torch_get_device_type, (TensorHandle, int32_t*))                                            \
+  F(int32_t, aoti_torch_get_layout, (TensorHandle, int32_t*))                                                 \
+  F(int32_t, aoti_torch_get_dtype, (TensorHandle, int32_t*))                                                  \
+  F(int32_t, aoti_torch_get_dim, (TensorHandle, int64_t*))                                                    \
+  F(int32_t, aoti_torch_get_sizes, (TensorHandle, int64_t**))                                                 \
+  F(int32_t, aoti_torch_get_strides, (TensorHandle, int64_t**))                                               \
+  F(int32_t, torch_get_const_data_ptr, (TensorHandle, const void**))                                          \
+  F(int32_t, torch_get_mutable_data_ptr, (TensorHandle, void**))                                              \
+  F(int32_t, aoti_torch_empty_strided,                                                                        \
+    (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TensorHandle*))                      \
+  F(int32_t, aoti_torch_new_uninitialized_tensor, (TensorHandle*))                                            \
+  F(int32_t, aoti_torch_copy_, (TensorHandle, TensorHandle, int32_t))                                         \
+  F(int32_t, aoti_torch_delete_tensor_object, (TensorHandle))                                                 \
+  F(int32_t, torch_list_size, (ListHandle, size_t*))                                                          \
+  F(int32_t, torch_list_get_item, (ListHandle, size_t, StackValue*))                                          \
+  F(int32_t, torch_delete_list, (ListHandle))                                                                 \
+  F(int32_t, torch_call_dispatcher, (const char*, const char*, StackValue*, uint64_t))                        \
+  F(int32_t, torch_get_num_threads, (uint32_t*))                                                              \
   F(int32_t, aoti_torch_library_init_impl, (const char*, const char*, const char*, uint32_t, LibraryHandle*)) \
-  F(int32_t, torch_library_impl, (LibraryHandle, const char*, BoxedKernel*, uint64_t))                      \
+  F(int32_t, torch_library_impl, (LibraryHandle, const char*, BoxedKernel*, uint64_t))                        \
   F(int32_t, aoti_torch_delete_library_object, (LibraryHandle))
 
 // Since PyTorch 2.13.
-#define FLN_OPTIONAL_OF_TORCH(F)                              \
-  F(int32_t, torch_delete_stable_ivalue, (StackValue*))       \
+#define FLN_OPTIONAL_OF_TORCH(F)                        \
+  F(int32_t, torch_delete_stable_ivalue, (StackValue*)) \
   F(const char*, torch_exception_get_what_without_backtrace, ())
 
 struct Torch {
@@ -85,8 +85,7 @@ inline const char* load_torch(const char* library) noexcept {
   void* const loaded = dlopen(library, RTLD_NOLOAD | RTLD_LAZY);
   if (loaded == nullptr) return library;
   Torch found;
-#define FLN_FIND(RESULT, NAME, ARGUMENTS) \
-  found.NAME = reinterpret_cast<decltype(found.NAME)>(dlsym(loaded, #NAME));
+#define FLN_FIND(RESULT, NAME, ARGUMENTS) found.NAME = reinterpret_cast<decltype(found.NAME)>(dlsym(loaded, #NAME));
 #define FLN_REQUIRE(RESULT, NAME, ARGUMENTS) \
   FLN_FIND(RESULT, NAME, ARGUMENTS)          \
   if (found.NAME == nullptr) return #NAME;

@@ -7,13 +7,7 @@
 
 namespace fastln_torch {
 
-enum Operator {
-  NATIVE_LAYER_NORM,
-  NATIVE_LAYER_NORM_BACKWARD,
-  FUSED_RMS_NORM,
-  FUSED_RMS_NORM_BACKWARD,
-  OPERATORS
-};
+enum Operator { NATIVE_LAYER_NORM, NATIVE_LAYER_NORM_BACKWARD, FUSED_RMS_NORM, FUSED_RMS_NORM_BACKWARD, OPERATORS };
 
 // What became of a call: taken, or why PyTorch's own kernel was called instead.
 enum Outcome { TAKEN, DTYPE, MIXED_DTYPES, LAYOUT, EMPTY, ARGUMENTS, MEMORY, SWITCHED_OFF, OUTCOMES };

@@ -154,9 +154,7 @@ def show_calls() -> Calls:
     """
     counts = _kernels.counts()
     taken = {name: of_name[0] for name, of_name in zip(_kernels.OPERATOR_NAMES, counts, strict=True)}
-    passed_on = {
-        reason: sum(of_name[i] for of_name in counts) for i, reason in enumerate(_kernels.REASONS, start=1)
-    }
+    passed_on = {reason: sum(of_name[i] for of_name in counts) for i, reason in enumerate(_kernels.REASONS, start=1)}
     return Calls(taken, passed_on)
 
 

@@ -40,9 +40,7 @@ inline bool element_of(int32_t dtype, fln_element* element) noexcept {
 
 inline fln_element computed_of(fln_element element) noexcept { return element == FLN_F64 ? FLN_F64 : FLN_F32; }
 
-inline ptrdiff_t size_of(fln_element element) noexcept {
-  return element == FLN_F64 ? 8 : element == FLN_F32 ? 4 : 2;
-}
+inline ptrdiff_t size_of(fln_element element) noexcept { return element == FLN_F64 ? 8 : element == FLN_F32 ? 4 : 2; }
 
 // A tensor of somebody else's, as long as its handle is there. One that is absent has no handle.
 struct View {

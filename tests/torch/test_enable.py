@@ -15,8 +15,12 @@ functional = torch.nn.functional
 aten = torch.ops.aten
 
 # Beside x of each dtype, what its parameters may be of.
-PARAMETERS = [(dtype, of) for dtype in FLOATS for of in {None, dtype, torch.float32} if of != torch.float32 or
-              dtype != torch.float64]
+PARAMETERS = [
+    (dtype, of)
+    for dtype in FLOATS
+    for of in {None, dtype, torch.float32}
+    if of != torch.float32 or dtype != torch.float64
+]
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
@@ -74,7 +78,9 @@ def test_rms_norm_has_the_bits_of_fastln(dtype, of):
         with counted() as calls:
             y, rstd = aten._fused_rms_norm(x, [257], weight, eps)
         assert calls.taken == {"_fused_rms_norm": 1}
-        for found, expected in zip((y, rstd), fastln.rms_norm_forward(*arrays(x), 257, *arrays(weight), eps), strict=True):
+        for found, expected in zip(
+            (y, rstd), fastln.rms_norm_forward(*arrays(x), 257, *arrays(weight), eps), strict=True
+        ):
             assert_bits(found, expected)
     for mask in ((True, weight is not None), (True, False), (False, weight is not None)):
         if not any(mask):
@@ -139,10 +145,13 @@ PASSED_ON = {
         "mixed dtypes",
         lambda: functional.layer_norm(normal(2, 3, dtype=torch.bfloat16), (3,), normal(3), normal(3).bfloat16()),
     ),
-    "int parameter": ("mixed dtypes", lambda: functional.layer_norm(normal(2, 3), (3,), torch.ones(3, dtype=torch.int64))),
+    "int parameter": (
+        "mixed dtypes",
+        lambda: functional.layer_norm(normal(2, 3), (3,), torch.ones(3, dtype=torch.int64)),
+    ),
     "rms_norm, other weight": (
         "mixed dtypes",
-        lambda: aten._fused_rms_norm(normal(2, 3), [3], normal(3).double(), None)
+        lambda: aten._fused_rms_norm(normal(2, 3), [3], normal(3).double(), None),
     ),
     "parameter apart": ("layout", lambda: functional.layer_norm(normal(2, 3), (3,), normal(6)[::2])),
     "no rows": ("empty", lambda: functional.layer_norm(normal(0, 3), (3,))),

@@ -1,4 +1,4 @@
-"""`torch.compile` and `torch.export` see the same operators with fastln on: what they make of a model does not change."""
+"""`torch.compile` and `torch.export` make the same of a model with fastln on as with fastln off."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_export_gives_the_same_program_whose_norms_run_on_fastln():
 
 
 def test_decomposed_rms_norm_stays_one_operator():
-    """As it does on every device that has a kernel of its own for it; a program that has it runs with fastln off too."""
+    """As it does on every device that has a kernel for it; such a program runs with fastln off too."""
     x = torch.randn(4, 8)
     program = torch.export.export(torch.nn.RMSNorm(8).eval(), (x,))
     with fastln_torch.enabled():

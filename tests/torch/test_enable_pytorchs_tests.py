@@ -23,9 +23,7 @@ OPERATORS = {
     for operator in op_db
     if operator.name in ("native_layer_norm", "nn.functional.layer_norm", "nn.functional.rms_norm")
 }
-MODULES = {
-    module.name: module for module in module_db if module.module_cls in (torch.nn.LayerNorm, torch.nn.RMSNorm)
-}
+MODULES = {module.name: module for module in module_db if module.module_cls in (torch.nn.LayerNorm, torch.nn.RMSNorm)}
 
 
 def differentiable(*values):

@@ -213,7 +213,6 @@ def test_subclasses_and_modes_see_the_same_operators():
         with Seen():
             y = layer_norm(x)
             autograd.grad(y.sum(), x)
-        return None
 
     x = torch.randn(2, 4, requires_grad=True)
     lists = []
@@ -286,7 +285,9 @@ def test_modules_are_what_they_were():
 def test_a_training_step_follows_the_same_path():
     def losses():
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.LayerNorm(16), torch.nn.GELU(), torch.nn.Linear(16, 1))
+        model = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.LayerNorm(16), torch.nn.GELU(), torch.nn.Linear(16, 1)
+        )
         optimizer = torch.optim.AdamW(model.parameters())
         x, y = torch.randn(32, 8), torch.randn(32, 1)
         found = []
