@@ -36,7 +36,7 @@ test: $(VENV)/.built $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train 
 # In an environment of its own, which sees the build in place: elsewhere these tests are skipped.
 test-torch: $(VENV)/.built $(TORCH_VENV)/.torch ## run the tests of fastln.torch, with PyTorch
 	PYTHONPATH=. $(TORCH_VENV)/bin/python -c "import fastln.torch"
-	$(TORCH_VENV)/bin/python -m pytest -n auto --dist worksteal tests/pytorch
+	$(TORCH_VENV)/bin/python -m pytest -n auto --dist worksteal tests/pytorch "tests/test_manual.py::test_page[in_pytorch.md]"
 
 fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
 	$(BIN)/python tools/fuzz.py --seconds 30 $(if $(SEED),--seed $(SEED))
