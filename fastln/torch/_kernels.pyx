@@ -76,7 +76,8 @@ cdef extern from "norm_kernels.h" namespace "fastln_torch" nogil:
 
     Core core
     int torch_threads() noexcept
-    LibraryHandle register_kernels() noexcept
+    LibraryHandle register_lasting() noexcept
+    LibraryHandle register_switched() noexcept
     void unregister_kernels(LibraryHandle library) noexcept
 
 # The names of the outcomes of `switch.h`, but for the first one, which is that the call was taken.
@@ -86,7 +87,8 @@ OPERATOR_NAMES = (
     "native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "_fused_rms_norm_backward"
 )
 
-cdef LibraryHandle library = NULL
+cdef LibraryHandle lasting = NULL
+cdef LibraryHandle switched = NULL
 
 
 # What the kernels call, without the GIL. Results have just been allocated, so they are fresh: the driver takes nothing
@@ -214,25 +216,28 @@ def required_functions() -> tuple[str, ...]:
 
 def is_registered() -> bool:
     """Whether the kernels are in PyTorch's dispatcher."""
-    return library != NULL
+    return switched != NULL
 
 
 def register() -> None:
     """Put the kernels in front of PyTorch's own. They must not be there already."""
-    global library
+    global lasting, switched
     forget_callers()
-    library = register_kernels()
-    if library == NULL:
+    if lasting == NULL:
+        lasting = register_lasting()
+    if lasting != NULL:
+        switched = register_switched()
+    if switched == NULL:
         raise RuntimeError("PyTorch refused the kernels of fastln")
 
 
 def unregister() -> bool:
     """Take them away, if nobody but this thread has called them: the dispatcher is not made for that under calls."""
-    global library
-    if library == NULL or not are_callers_gone():
-        return library == NULL
-    unregister_kernels(library)
-    library = NULL
+    global switched
+    if switched == NULL or not are_callers_gone():
+        return switched == NULL
+    unregister_kernels(switched)
+    switched = NULL
     return True
 
 

@@ -95,7 +95,6 @@ inline Outcome find_matrix(StackValue x, StackValue normalized_shape, StackValue
   for (int64_t i = 0; i < m->lead; ++i) m->rows *= m->x.sizes[i];
   for (int64_t i = m->lead; i < m->x.dim; ++i) m->cols *= m->x.sizes[i];
   if (m->rows == 0 || m->cols == 0) return EMPTY;
-  if (m->x.data == nullptr) return LAYOUT;
   outcome = check_parameter(weight, *m, &m->weight);
   if (outcome != TAKEN) return outcome;
   outcome = check_parameter(bias, *m, &m->bias);
@@ -239,6 +238,7 @@ constexpr StackValue NONE = 0;
 
 struct NativeLayerNorm {
   static constexpr Operator which = NATIVE_LAYER_NORM;
+  static constexpr bool is_switched = true;
   static constexpr const char* name = "native_layer_norm";
   static constexpr const char* original = "fastln::native_layer_norm_of_torch";
   static constexpr Kind arguments[] = {TENSOR, LIST, OPTIONAL_TENSOR, OPTIONAL_TENSOR, NUMBER};
@@ -253,6 +253,7 @@ struct NativeLayerNorm {
 
 struct NativeLayerNormBackward {
   static constexpr Operator which = NATIVE_LAYER_NORM_BACKWARD;
+  static constexpr bool is_switched = true;
   static constexpr const char* name = "native_layer_norm_backward";
   static constexpr const char* original = "fastln::native_layer_norm_backward_of_torch";
   static constexpr Kind arguments[] = {TENSOR, TENSOR, LIST, TENSOR, TENSOR, OPTIONAL_TENSOR, OPTIONAL_TENSOR, LIST};
@@ -273,6 +274,7 @@ struct NativeLayerNormBackward {
 
 struct FusedRmsNorm {
   static constexpr Operator which = FUSED_RMS_NORM;
+  static constexpr bool is_switched = true;
   static constexpr const char* name = "_fused_rms_norm";
   static constexpr const char* original = "fastln::_fused_rms_norm_of_torch";
   static constexpr Kind arguments[] = {TENSOR, LIST, OPTIONAL_TENSOR, OPTIONAL_NUMBER};
@@ -288,8 +290,11 @@ struct FusedRmsNorm {
   }
 };
 
+// PyTorch has no kernel for it on the CPU, since its own RMS norm is not one operator there. A graph that was made
+// while the others were on needs this one whenever it is gone through backward.
 struct FusedRmsNormBackward {
   static constexpr Operator which = FUSED_RMS_NORM_BACKWARD;
+  static constexpr bool is_switched = false;
   static constexpr const char* name = "_fused_rms_norm_backward";
   static constexpr const char* original = "fastln::_fused_rms_norm_backward_of_torch";
   static constexpr Kind arguments[] = {TENSOR, TENSOR, LIST, TENSOR, OPTIONAL_TENSOR, LIST};
@@ -340,26 +345,27 @@ Outcome take(StackValue* stack) noexcept {
 template <typename Op>
 void kernel(StackValue* stack, uint64_t, uint64_t) {
   const Inside inside;
-  const Outcome outcome = state.is_on.load(std::memory_order_relaxed) ? take<Op>(stack) : SWITCHED_OFF;
+  const bool is_on = !Op::is_switched || state.is_on.load(std::memory_order_relaxed);
+  const Outcome outcome = is_on ? take<Op>(stack) : SWITCHED_OFF;
   count(Op::which, outcome);
   if (outcome != TAKEN) pass_on<Op>(stack);
 }
 
-template <typename Op>
-bool register_kernel(LibraryHandle library) noexcept {
-  return torch.torch_library_impl(library, Op::name, kernel<Op>, ABI_VERSION) == 0;
-}
-
-// All kernels, until `unregister_kernels`; nullptr where PyTorch refuses one.
-inline LibraryHandle register_kernels() noexcept {
+// The kernels of these operators, until `unregister_kernels`; nullptr where PyTorch refuses one.
+template <typename... Ops>
+LibraryHandle register_kernels() noexcept {
   LibraryHandle library;
   if (torch.aoti_torch_library_init_impl("aten", "CPU", "fastln", 0, &library) != 0) return nullptr;
-  if (register_kernel<NativeLayerNorm>(library) && register_kernel<NativeLayerNormBackward>(library) &&
-      register_kernel<FusedRmsNorm>(library) && register_kernel<FusedRmsNormBackward>(library)) {
-    return library;
-  }
+  if (((torch.torch_library_impl(library, Ops::name, kernel<Ops>, ABI_VERSION) == 0) && ...)) return library;
   torch.aoti_torch_delete_library_object(library);
   return nullptr;
+}
+
+// Those that stay, and those that come and go.
+inline LibraryHandle register_lasting() noexcept { return register_kernels<FusedRmsNormBackward>(); }
+
+inline LibraryHandle register_switched() noexcept {
+  return register_kernels<NativeLayerNorm, NativeLayerNormBackward, FusedRmsNorm>();
 }
 
 inline void unregister_kernels(LibraryHandle library) noexcept { torch.aoti_torch_delete_library_object(library); }

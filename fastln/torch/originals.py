@@ -49,7 +49,7 @@ def unknown_schema() -> str | None:
 def keep_kernels() -> None:
     """Keep the kernels that the operators have now on the CPU. To be called before others are registered."""
     for name in OPERATOR_NAMES:
-        if name == "_fused_rms_norm_backward":  # on the CPU PyTorch has none
+        if name == "_fused_rms_norm_backward":  # on the CPU PyTorch has none; ours, once registered, stays
             _kept[name] = rms_norm_gradients
         else:
             _kept[name] = torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed

@@ -69,6 +69,8 @@ inline Look look_at(TensorHandle handle, View* view) noexcept {
       torch.torch_get_const_data_ptr(handle, &view->data) != 0) {
     return Look::OTHER_LAYOUT;
   }
+  const bool is_empty = std::find(sizes, sizes + view->dim, 0) != sizes + view->dim;
+  if (view->data == nullptr && !is_empty) return Look::OTHER_LAYOUT;  // its memory was given back
   view->handle = handle;
   view->sizes = sizes;
   view->strides = strides;

@@ -22,13 +22,6 @@ def as_array(tensor):
     return tensor.numpy()
 
 
-def as_tensor(array):
-    """A tensor of the array's memory."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("u2")).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
 class Counted:
     """What became of the calls within `counted`: {operator: calls taken}, {reason: calls passed on}, without zeros."""
 
