@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+TORCH_VENV := .venv-torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q
 SOURCES := $(shell find src fastln -name '*.h' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd') setup.py
@@ -10,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 PYTHON_FILES := setup.py fastln tests examples benchmarks tools docs
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo train bench docs perf-gate test fuzz sanitize builds check strict suites lint wheels clean
+.PHONY: demo train bench docs perf-gate test test-torch fuzz sanitize builds check strict suites lint wheels clean
 
 demo: $(VENV)/.built $(VENV)/.demo ## a sentence encoder with real weights and a Llama-style decoder, whose norms are fastln's
 	$(BIN)/python examples/sentence_embeddings.py --compare
@@ -31,6 +32,11 @@ perf-gate: $(VENV)/.built ## count the instructions of a dozen calls (needs valg
 
 test: $(VENV)/.built $(VENV)/.test $(VENV)/.manual $(VENV)/.demo $(VENV)/.train ## run the tests
 	$(PYTEST)
+
+# In an environment of its own, which sees the build in place: elsewhere these tests are skipped.
+test-torch: $(VENV)/.built $(TORCH_VENV)/.torch ## run the tests of fastln.torch, with PyTorch
+	PYTHONPATH=. $(TORCH_VENV)/bin/python -c "import fastln.torch"
+	$(TORCH_VENV)/bin/python -m pytest -n auto --dist worksteal tests/pytorch "tests/test_manual.py::test_page[in_pytorch.md]"
 
 fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, each compared with what is promised
 	$(BIN)/python tools/fuzz.py --seconds 30 $(if $(SEED),--seed $(SEED))
@@ -58,7 +64,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	mypy
 	mypy fastln/modules.py  # which has a stub: mypy by itself would not look at it
 	python tools/type_examples.py
-	stubtest fastln --allowlist tools/stubtest_allowlist.txt
+	stubtest fastln --mypy-config-file pyproject.toml --allowlist tools/stubtest_allowlist.txt --ignore-unused-allowlist
 
 wheels: $(VENV)/.wheel ## sdist and wheels for every CPython at hand, each tested in an empty environment outside the clone
 	$(BIN)/python tools/wheels.py $(WHEELS)
@@ -83,6 +89,13 @@ $(VENV)/.test $(VENV)/.manual $(VENV)/.docs $(VENV)/.train $(VENV)/.bench $(VENV
 	@$(PIP) --group $*
 	touch $@
 
+$(TORCH_VENV)/.torch: pyproject.toml
+	$(PYTHON) -m venv $(TORCH_VENV)
+	@echo "installing what make test-torch needs, PyTorch among it"
+	@$(TORCH_VENV)/bin/python -m pip install -q --upgrade pip
+	@$(TORCH_VENV)/bin/python -m pip install -q --group torch "numpy>=2.0"
+	touch $@
+
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@echo "installing what the demo needs, a model among it"
 	@$(PIP) --group demo
@@ -90,5 +103,5 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info
 	find fastln -name '*.so' -delete

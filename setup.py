@@ -205,7 +205,7 @@ def extension(source: str) -> Extension:
     return Extension(
         name,
         [source, *(find("src/*.cpp") if has_kernels else [])],
-        include_dirs=["src", "fastln/_core", numpy.get_include()],
+        include_dirs=["src", "fastln/_core", "fastln/torch", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         # Of .pxd files, Cython knows which are used.
         depends=find("src/**/*.h") if has_kernels else ["src/fastln.h", *find("fastln/**/*.h")],

@@ -38,7 +38,7 @@ class Contender:
     name : str
         As shown.
     kind : str
-        The subject (fastln with `out=`), a variant of it, a peer, the floor, or native.
+        The subject (fastln with `out=`), a variant of it (whose kernels are fastln's), a peer, the floor, or native.
     module : str
         Of `benchmarks.peers`, or any module in full. It has `set_threads`, and for each operation that the library has
         a function of its name that makes a `Prepared` of `Arrays`; or one function `any_operation` for all of them.
@@ -107,7 +107,8 @@ class Contender:
         """
         try:
             prepared = self.prepare(arrays)
-            outputs = prepared.outputs(prepared.call())
+            with prepared.within():
+                outputs = prepared.outputs(prepared.call())
             error = None if self.kind == FLOOR else largest_error(outputs, exact)
         except (RefusedError, KeyboardInterrupt):
             raise
@@ -139,6 +140,7 @@ CONTENDERS = (
     Contender("NumPy", PEER, "numpy_formulas", needs=("numpy",), offsets=FIRST_LOOK),
     Contender("NumPy at best", PEER, "numpy_formulas", "at_best", needs=("numpy",), offsets=FIRST_LOOK),
     Contender("PyTorch", PEER, "pytorch", needs=("torch",)),
+    Contender("PyTorch with fastln", VARIANT, "pytorch_with_fastln", needs=("torch",)),
     Contender("PyTorch compiled", PEER, "pytorch", "compiled", needs=("torch",), offsets=FIRST_LOOK),
     Contender("ONNX Runtime", PEER, "onnx_runtime", needs=("onnxruntime", "onnx"), offsets=FIRST_LOOK),
     Contender("OpenVINO", PEER, "openvino_model", needs=("openvino",), offsets=FIRST_LOOK),

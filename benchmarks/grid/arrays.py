@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,11 +49,13 @@ class Arrays:
 class Prepared(NamedTuple):
     """What a contender makes of the arrays: a call, and the outputs in what the call returned, for the check.
 
-    The outputs are those that the operation writes, in its order.
+    The outputs are those that the operation writes, in its order. `within` makes a context that is entered before calls
+    are made, and left after them: neither is timed.
     """
 
     call: Callable[[], Any]
     outputs: Callable[[Any], tuple[np.ndarray, ...]]
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def empty_at(offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

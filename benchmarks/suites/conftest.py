@@ -59,7 +59,8 @@ def run_cell(benchmark, operation, contender, shape, dtype, threads):
                 raise
             pytest.skip(f"{contender.name}: {refusal}")
         benchmark.group = str(cell)
-        benchmark(prepared.call)
+        with prepared.within():
+            benchmark(prepared.call)
         benchmark.extra_info.update(
             operation=operation,
             contender=contender.name,

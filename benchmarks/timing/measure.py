@@ -14,6 +14,8 @@ from timeit import Timer
 
 import numpy as np
 
+from ..grid.arrays import Prepared
+
 SAMPLE_SECONDS = 5e-4
 
 # The share of a batch that is repeated before it, untimed.
@@ -88,11 +90,12 @@ class Evictor:
             future.result()
 
 
-def calibrate(timer: Timer) -> tuple[int, int]:
+def calibrate(prepared: Prepared) -> tuple[int, int]:
     """The number of calls that take SAMPLE_SECONDS, and how many to do before them."""
-    number = 1
-    while (seconds := timer.timeit(number)) < SAMPLE_SECONDS / 2:
-        number = min(10 * number, int(number * SAMPLE_SECONDS / max(seconds, 1e-9)) + 1)
+    number, timer = 1, Timer(prepared.call)
+    with prepared.within():
+        while (seconds := timer.timeit(number)) < SAMPLE_SECONDS / 2:
+            number = min(10 * number, int(number * SAMPLE_SECONDS / max(seconds, 1e-9)) + 1)
     if seconds > DEAR_SECONDS:
         return 1, 0
     number = max(1, round(number * SAMPLE_SECONDS / seconds))
@@ -100,7 +103,7 @@ def calibrate(timer: Timer) -> tuple[int, int]:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Prepared],
     effort: Effort,
     rng: np.random.Generator,
     evict: Callable[[], None] | None,
@@ -112,7 +115,7 @@ def measure(
     Parameters
     ----------
     calls : mapping
-        Name -> what to time.
+        Name -> what to time, and within what.
     effort : Effort
         The number of rounds and the time limit.
     rng : Generator
@@ -124,21 +127,23 @@ def measure(
     subject : str
         Whom the others are compared with: the one who is clearly faster than those who sit out.
     """
-    timers = {name: Timer(call) for name, call in calls.items()}
-    numbers = {name: calibrate(timer) for name, timer in timers.items()}
+    timers = {name: Timer(prepared.call) for name, prepared in calls.items()}
+    numbers = {name: calibrate(prepared) for name, prepared in calls.items()}
 
     def warm(name: str) -> float:
         if settle:
             time.sleep(SETTLE_SECONDS)
         number, before = numbers[name]
-        timers[name].timeit(before)
-        return timers[name].timeit(number) / number
+        with calls[name].within():
+            timers[name].timeit(before)
+            return timers[name].timeit(number) / number
 
     def cold(name: str) -> float:
         evict()
         if settle:
             time.sleep(SETTLE_SECONDS)
-        return timers[name].timeit(1)
+        with calls[name].within():
+            return timers[name].timeit(1)
 
     samples = Samples(warm=take_turns(list(calls), warm, subject, effort.rounds, effort.seconds, rng))
     if evict is not None:

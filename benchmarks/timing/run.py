@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from ..contenders import FLOOR, NATIVE, SUBJECT, Contender, RefusedError
-from ..grid.arrays import make_arrays
+from ..grid.arrays import Prepared, make_arrays
 from ..grid.cells import Cell
 from ..grid.errors import exact_outputs
 from ..grid.regimes import last_level_cache
@@ -182,13 +182,12 @@ def visit_cell(cell: Cell, visit: int, plan: Plan, results: Results, evict: Call
         return
     arrays = make_arrays(cell, seed=plan.seed + visit)
     exact = exact_outputs(arrays)
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Prepared] = {}
     entries: dict[str, Entry] = {}
     for contender in plan.contenders:
         entry = entries[contender.name] = Entry(contender.kind)
         try:
-            prepared, entry.error = contender.prepare_checked(arrays, exact)
-            calls[contender.name] = prepared.call
+            calls[contender.name], entry.error = contender.prepare_checked(arrays, exact)
         except RefusedError as refusal:
             entry.refused, entry.error = str(refusal), refusal.error
     order = np.random.default_rng((plan.seed, visit, *map(ord, str(cell))))

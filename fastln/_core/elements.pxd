@@ -48,11 +48,13 @@ cdef struct Room:
     fln_element element
     Py_ssize_t cols
     int taken
+    int owns
+    void* own[PLACES]  # what was allocated without the GIL
     double places[PLACES * PLACE_DOUBLES]
 
 
-cdef inline void begin_room(Room* room, fln_element element, Py_ssize_t cols) noexcept:
-    room.element, room.cols, room.taken = element, cols, 0
+cdef inline void begin_room(Room* room, fln_element element, Py_ssize_t cols) noexcept nogil:
+    room.element, room.cols, room.taken, room.owns = element, cols, 0, 0
 
 
 # The parameter at `to` in the type that is computed in, with so much added to each number; of one that is absent, the
@@ -61,4 +63,9 @@ cdef object widened(Room* room, const void** to, bint is_stored, double added)
 
 # A place for what is summed over rows, which is there for as long; and these sums, rounded to the element.
 cdef object take_place(Room* room, void** to)
-cdef void narrow(const Room* room, const void* sums, void* to) noexcept
+cdef void narrow(const Room* room, const void* sums, void* to) noexcept nogil
+
+# The same without the GIL, for as long as the room is there, which `end_room` ends. -1: there is no memory.
+cdef int widen_in_room(Room* room, const void** to, bint is_stored, double added) noexcept nogil
+cdef int take_place_in_room(Room* room, void** to) noexcept nogil
+cdef void end_room(Room* room) noexcept nogil

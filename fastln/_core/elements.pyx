@@ -3,6 +3,7 @@
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.float cimport FLT_MAX
+from libc.stdlib cimport free, malloc
 
 from fastln._core.isa cimport FLN_F64, active
 
@@ -50,16 +51,26 @@ cpdef bint is_bfloat16(cnp.dtype dtype):
     return dtype.type_num >= NPY_USERDEF and dtype.itemsize == 2 and dtype.name == "bfloat16"
 
 
-cdef Py_ssize_t size_of(fln_element element) noexcept:
+cdef Py_ssize_t size_of(fln_element element) noexcept nogil:
     """Bytes of a number in the type that is computed in."""
     return sizeof(double) if element == FLN_F64 else sizeof(float)
 
 
+# Places: of a room, or where that has none left, of memory.
+
+cdef void* place_on_stack(Room* room) noexcept nogil:
+    """The next place of the room, NULL where it has none for so many columns."""
+    cdef Py_ssize_t size = size_of(room.element)
+    if room.cols > <Py_ssize_t> sizeof(double) * PLACE_DOUBLES // size or room.taken == PLACES:
+        return NULL
+    room.taken += 1
+    return room.places + (room.taken - 1) * PLACE_DOUBLES
+
+
 cdef object take_place(Room* room, void** to):
     cdef Py_ssize_t size = size_of(room.element)
-    if room.cols <= <Py_ssize_t> sizeof(double) * PLACE_DOUBLES // size and room.taken < PLACES:
-        to[0] = room.places + room.taken * PLACE_DOUBLES
-        room.taken += 1
+    to[0] = place_on_stack(room)
+    if to[0] != NULL:
         return None
     if room.cols > PY_SSIZE_T_MAX // (2 * size):
         raise MemoryError
@@ -68,15 +79,55 @@ cdef object take_place(Room* room, void** to):
     return own
 
 
+cdef int take_place_in_room(Room* room, void** to) noexcept nogil:
+    to[0] = place_on_stack(room)
+    if to[0] == NULL and room.owns < PLACES:
+        to[0] = malloc(room.cols * size_of(room.element))
+        room.own[room.owns] = to[0]
+        room.owns += to[0] != NULL
+    return 0 if to[0] != NULL else -1
+
+
+cdef void end_room(Room* room) noexcept nogil:
+    cdef int i
+    for i in range(room.owns):
+        free(room.own[i])
+    room.owns = 0
+
+
+# Parameters
+
 cdef object widened(Room* room, const void** to, bint is_stored, double added):
-    cdef const void* given = to[0]
     cdef void* place
     if room.element != FLN_F64 and abs(added) > FLT_MAX:
         raise ValueError(f"weight_offset must be a value that float32 can hold, got {added}")
-    if given == NULL and room.element != FLN_F64 and room.cols <= STAND_IN_COLS and (added == 0 or added == 1):
-        to[0] = <const void*> (&negative_zeros[0] if added == 0 else &ones[0])
+    if finds_stand_in(room, to, added):
         return None
     own = take_place(room, &place)
+    widen_to(room, to, is_stored, added, place)
+    return own
+
+
+cdef int widen_in_room(Room* room, const void** to, bint is_stored, double added) noexcept nogil:
+    cdef void* place
+    if finds_stand_in(room, to, added):
+        return 0
+    if take_place_in_room(room, &place) != 0:
+        return -1
+    widen_to(room, to, is_stored, added, place)
+    return 0
+
+
+cdef bint finds_stand_in(const Room* room, const void** to, double added) noexcept nogil:
+    """Whether there is an array already of what the absent parameter at `to` is to be."""
+    if to[0] != NULL or room.element == FLN_F64 or room.cols > STAND_IN_COLS or added != 0 and added != 1:
+        return False
+    to[0] = <const void*> (&negative_zeros[0] if added == 0 else &ones[0])
+    return True
+
+
+cdef void widen_to(const Room* room, const void** to, bint is_stored, double added, void* place) noexcept nogil:
+    cdef const void* given = to[0]
     if is_stored:
         active.elements[<int> room.element].widen(given, place, room.cols)
         given = place
@@ -85,7 +136,6 @@ cdef object widened(Room* room, const void** to, bint is_stored, double added):
     elif given != place or added != 0:
         add(<const float*> given, <float> added, <float*> place, room.cols)
     to[0] = place
-    return own
 
 
 ctypedef fused computed:
@@ -100,5 +150,5 @@ cdef inline void add(const computed* numbers, computed added, computed* to, Py_s
         to[i] = added if numbers == NULL else numbers[i] + added
 
 
-cdef void narrow(const Room* room, const void* sums, void* to) noexcept:
+cdef void narrow(const Room* room, const void* sums, void* to) noexcept nogil:
     active.elements[<int> room.element].narrow(sums, to, room.cols)

@@ -8,6 +8,13 @@ cdef int asked_threads(object num_threads) except -1
 # known to be large enough for threads: a small one need not pay for this.
 cdef int limit_of(int asked) except -1
 
+# The same for a call that asked for none, without the GIL: what holds for the process and for this thread of OpenMP's,
+# but not the scopes of `threads`, which are Python's. The default must have been asked for before.
+cdef int limit_without_gil() noexcept nogil
+
+# Of a call where nobody has asked for anything.
+cdef int default_threads() except -1
+
 # Whether the calling thread is in a parallel region of somebody else's.
 cdef bint in_parallel() noexcept nogil
 

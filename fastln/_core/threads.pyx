@@ -222,15 +222,19 @@ def _find_default():
 
 cdef tuple _asked():
     """What was asked for outside of the call, in a scope or for the process, and by whom."""
-    global _default, _default_reason
     scoped = get_value(_scoped)
     if scoped is not None:
         return scoped[0], "threads()"
     if _chosen:
         return _chosen, "set_num_threads()"
+    return default_threads(), _default_reason
+
+
+cdef int default_threads() except -1:
+    global _default, _default_reason
     if not _default:
         _default, _default_reason = _find_default()
-    return _default, _default_reason
+    return _default
 
 
 cdef int asked_threads(object num_threads) except -1:
@@ -266,14 +270,24 @@ cdef int counted_threads(object num_threads) except -1:
 
 
 cdef int limit_of(int asked) except -1:
-    cdef int runtime
-    if not FLN_OPENMP or _kind != HAS_OWN_TEAMS and is_orphan():
+    if is_serial():
         return 1
-    if asked:
-        return asked
-    runtime = omp_get_max_threads()
-    # A limit that somebody else has set in the runtime, for this thread.
-    return min(_asked()[0], _most, runtime if runtime != _unlimited else _most)
+    return asked or limited(_asked()[0])
+
+
+cdef int limit_without_gil() noexcept nogil:
+    return 1 if is_serial() else limited(_chosen or _default)
+
+
+cdef bint is_serial() noexcept nogil:
+    """Whether every call runs on one thread, whatever is asked for."""
+    return not FLN_OPENMP or _kind != HAS_OWN_TEAMS and is_orphan()
+
+
+cdef int limited(int asked) noexcept nogil:
+    """So many threads, or as many as are allowed. A limit that somebody else set in the runtime is this thread's."""
+    cdef int runtime = omp_get_max_threads()
+    return min(asked, _most, runtime if runtime != _unlimited else _most)
 
 
 cdef bint in_parallel() noexcept nogil:
@@ -284,7 +298,7 @@ cdef int team_of(int count, bint* has_grown) noexcept nogil:
     return grant(count, has_grown)
 
 
-cdef bint is_orphan() noexcept:
+cdef bint is_orphan() noexcept nogil:
     global _kind
     if _kind == UNJUDGED and is_first_thread():
         _kind = ORPHAN if may_have_led() else HAS_OWN_TEAMS
