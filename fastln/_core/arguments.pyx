@@ -25,6 +25,7 @@ from fastln._core.usual cimport (
     Matrix,
     data_of,
     empty_rows,
+    has_rows_at,
     has_shape,
     is_usual,
     measure,
@@ -445,31 +446,15 @@ cdef int refuse_changes() except -1:
 
 cdef bint rows_at(const Matrix* m, object a, const void** to, Py_ssize_t* stride) noexcept:
     """Whether the kernels can use the array where it is: native contiguous rows at a constant stride, in elements."""
-    cdef const cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
-    cdef Py_ssize_t cols = 1, rows = 1, step = 0
-    cdef bint empty = m.rows == 0  # then its strides mean nothing
-    cdef int i
     if not (float_type(a) == m.type_num and cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)):
         return False
     if not has_shape(a, m.ndim, m.shape):
         return False
-    for i in range(m.ndim - 1, m.lead - 1, -1):
-        if m.shape[i] != 1 and strides[i] != cols * itemsize and not empty:
-            return False
-        cols *= m.shape[i]
-    for i in range(m.lead - 1, -1, -1):
-        if m.shape[i] == 1:
-            continue
-        if rows == 1:
-            step = strides[i]
-        elif strides[i] != step * rows and not empty:
-            return False
-        rows *= m.shape[i]
-    if step % itemsize != 0:
+    if not has_rows_at(m.ndim, m.lead, m.shape, cnp.PyArray_STRIDES(a), itemsize, stride) or stride[0] % itemsize != 0:
         return False
     to[0] = data_of(a)
-    stride[0] = step // itemsize
+    stride[0] //= itemsize
     return True
 
 
