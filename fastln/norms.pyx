@@ -5,9 +5,9 @@ cimport numpy as cnp
 from fastln._core.arguments cimport (
     as_eps,
     as_floats,
+    as_forward_rows,
     as_out,
     as_parameter,
-    as_rows,
     as_offset,
     as_sizes,
     check_apart,
@@ -687,7 +687,7 @@ cdef object other_norm(
     cdef bint has_default = norm == FLN_RMS_NORM and eps is None
     cdef str eps_place = EPS_PLACES[3 + (norm == FLN_LAYER_NORM) + adds]
     # These may run anybody's code.
-    x = as_floats("x", x) if adds else as_rows(x, normalized_shape, norm)
+    x = as_forward_rows(x, normalized_shape, norm, adds)
     residual = as_floats("residual", residual) if adds else None
     weight = as_parameter("weight", weight, x)
     bias = as_parameter("bias", bias, x)

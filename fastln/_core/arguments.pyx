@@ -78,6 +78,17 @@ cdef object as_rows(object x, object normalized_shape, fln_norm norm):
     return as_floats("x", x)
 
 
+cdef object as_forward_rows(object x, object normalized_shape, fln_norm norm, bint adds):
+    """The same for a forward pass, of a sum or not, whose error says who takes tensors of PyTorch where x is one."""
+    try:
+        return as_floats("x", x) if adds else as_rows(x, normalized_shape, norm)
+    except TypeError as error:
+        if not is_tensor(x):
+            raise
+        function = ("add_" if adds else "") + ("rms_norm" if norm == FLN_RMS_NORM else "layer_norm")
+        raise TypeError(f"{error}; fastln.torch.{function} takes tensors") from None
+
+
 cpdef object as_any_floats(str name, object value):
     """The same of what will be converted anyway: longer floats too, and bfloat16 as PyTorch has it."""
     array = as_array(name, as_numpy_knows(value))
@@ -165,6 +176,12 @@ cdef bint is_lazy(object value):
     """Whether it is a collection of dask, or wraps one as xarray's do."""
     graph = None if cnp.PyArray_Check(value) else getattr(type(value), "__dask_graph__", None)
     return graph is not None and graph(value) is not None
+
+
+cdef bint is_tensor(object value):
+    """Whether it is PyTorch's, of floats."""
+    is_of_torch = type(value).__module__.partition(".")[0] == "torch"
+    return is_of_torch and getattr(getattr(value, "dtype", None), "is_floating_point", False) is True
 
 
 cdef str described(object value, object array):

@@ -16,7 +16,7 @@ def rms_norm(
     weight: Tensor | None,
     eps: float | None,
     out: Tensor | None,
-    weight_offset: float = 0,
+    weight_offset: float = 0.0,
     rounds_x_hat: bool = False,
 ) -> Tensor | None: ...
 def add_layer_norm(
