@@ -424,3 +424,12 @@ def add_rms_norm(x, residual, normalized_shape, weight, eps, out, residual_out):
     return normalize(
         FLN_RMS_NORM, x, normalized_shape, weight, 0, None, eps, False, out, True, residual, residual_out
     )
+
+
+def lacks_gradients_alone(x, weight):
+    """Whether it is for a gradient alone that a call with these tensors on the CPU is PyTorch's."""
+    cdef DLTensor t
+    cdef fln_element element
+    if not (is_known and x is not None and is_plain(x) and is_plain(weight)) or is_watched():
+        return False
+    return ask(&are_gradients_on) and (needs_gradient(x) or needs_gradient(weight)) and lends(x, &t, &element)
