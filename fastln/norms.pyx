@@ -5,9 +5,9 @@ cimport numpy as cnp
 from fastln._core.arguments cimport (
     as_eps,
     as_floats,
+    as_forward_rows,
     as_out,
     as_parameter,
-    as_rows,
     as_offset,
     as_sizes,
     check_apart,
@@ -27,7 +27,7 @@ from fastln._core.arguments cimport (
 from fastln._core.calls cimport Forward, choose_forward
 from fastln._core.drive cimport run_forward
 from fastln._core.effort cimport ADD_FORWARD, FORWARD, limit_for
-from fastln._core.elements cimport Room, begin_room, widened
+from fastln._core.elements cimport Room, begin_room, scale_at, shift_at
 from fastln._core.isa cimport FLN_LAYER_NORM, FLN_RMS_NORM, fln_forward_args, fln_norm
 from fastln._core.keywords cimport explain_calls
 from fastln._core.names import call_explainer
@@ -652,24 +652,19 @@ cdef inline void fill_in(Forward* call, const Matrix* m, fln_norm norm, object x
     choose_forward(call, m.element, norm)
 
 
-# The parameters as the kernels take them, once it is known where they are: in the type computed in, the weight with its
-# offset. Of float rows they may be absent, but a bias never comes without a weight; of 16-bit rows both are there.
+# The parameters as the kernels take them, once it is known where they are.
 
 cdef inline object scale_of(Forward* call, const Matrix* m, Room* room, object weight, double offset, object bias):
     """Returns what must be kept until the call has run. `shift_of` comes after it."""
     begin_room(room, m.element, m.cols)
-    if weight is None and (bias is not None or m.type_num != m.computed_num):
-        offset = 1
-    if offset == 0 and not is_stored(m, weight):
-        return weight
-    return widened(room, &call.args.weight, is_stored(m, weight), offset)
+    placed = scale_at(room, &call.args.weight, is_stored(m, weight), offset, bias is not None)
+    return weight if placed is None else placed
 
 
 cdef inline object shift_of(Forward* call, const Matrix* m, Room* room, object bias):
     """The same of the bias."""
-    if m.type_num == m.computed_num or (bias is not None and not is_stored(m, bias)):
-        return bias
-    return widened(room, &call.args.bias, is_stored(m, bias), -0.0)
+    placed = shift_at(room, &call.args.bias, is_stored(m, bias))
+    return bias if placed is None else placed
 
 
 cdef object fresh_result(Forward* call, const Matrix* m):
@@ -692,7 +687,7 @@ cdef object other_norm(
     cdef bint has_default = norm == FLN_RMS_NORM and eps is None
     cdef str eps_place = EPS_PLACES[3 + (norm == FLN_LAYER_NORM) + adds]
     # These may run anybody's code.
-    x = as_floats("x", x) if adds else as_rows(x, normalized_shape, norm)
+    x = as_forward_rows(x, normalized_shape, norm, adds)
     residual = as_floats("residual", residual) if adds else None
     weight = as_parameter("weight", weight, x)
     bias = as_parameter("bias", bias, x)

@@ -474,6 +474,17 @@ def test_a_tensor_that_requires_a_gradient(operation, argument, torch):
     assert "tensor.detach().numpy()" in text
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm"])
+def test_a_tensor_as_x_is_told_who_takes_tensors(name, torch):
+    x = torch.ones(2, 8)
+    for tensor in (x.clone().requires_grad_(), x.to(torch.bfloat16), x.to("meta")):
+        for function in (getattr(fastln, name), getattr(fastln, f"{name}_forward")):
+            with pytest.raises(TypeError, match=rf"\(.*\); fastln.torch.{name} takes tensors$"):
+                function(*[tensor] * (1 + name.startswith("add")))
+    with pytest.raises(TypeError, match=r"got Tensor of int64, shape \(2, 8\)$"):
+        fastln.layer_norm(x.to(torch.int64))
+
+
 def test_a_state_of_tensors_with_gradients_is_loaded(torch):
     theirs, ours = torch.nn.LayerNorm(8), fastln.LayerNorm(8, weight_init=3)
     ours.load_state_dict(dict(theirs.named_parameters()))

@@ -14,6 +14,7 @@ from fastln._core.usual cimport Matrix
 cpdef object as_array(str name, object value)
 cpdef object as_floats(str name, object value)
 cdef object as_rows(object x, object normalized_shape, fln_norm norm)
+cdef object as_forward_rows(object x, object normalized_shape, fln_norm norm, bint adds)
 cpdef object as_any_floats(str name, object value)
 cpdef object as_numbers(str name, object value)
 cdef object as_floats_like(str name, object value, object x)

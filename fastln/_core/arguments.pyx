@@ -25,6 +25,7 @@ from fastln._core.usual cimport (
     Matrix,
     data_of,
     empty_rows,
+    has_rows_at,
     has_shape,
     is_usual,
     measure,
@@ -75,6 +76,17 @@ cdef object as_rows(object x, object normalized_shape, fln_norm norm):
     if is_lazy(x):
         refuse_lazy(x, normalized_shape, "rms_norm" if norm == FLN_RMS_NORM else "layer_norm")
     return as_floats("x", x)
+
+
+cdef object as_forward_rows(object x, object normalized_shape, fln_norm norm, bint adds):
+    """The same for a forward pass, of a sum or not, whose error says who takes tensors of PyTorch where x is one."""
+    try:
+        return as_floats("x", x) if adds else as_rows(x, normalized_shape, norm)
+    except TypeError as error:
+        if not is_tensor(x):
+            raise
+        function = ("add_" if adds else "") + ("rms_norm" if norm == FLN_RMS_NORM else "layer_norm")
+        raise TypeError(f"{error}; fastln.torch.{function} takes tensors") from None
 
 
 cpdef object as_any_floats(str name, object value):
@@ -164,6 +176,12 @@ cdef bint is_lazy(object value):
     """Whether it is a collection of dask, or wraps one as xarray's do."""
     graph = None if cnp.PyArray_Check(value) else getattr(type(value), "__dask_graph__", None)
     return graph is not None and graph(value) is not None
+
+
+cdef bint is_tensor(object value):
+    """Whether it is PyTorch's, of floats."""
+    is_of_torch = type(value).__module__.partition(".")[0] == "torch"
+    return is_of_torch and getattr(getattr(value, "dtype", None), "is_floating_point", False) is True
 
 
 cdef str described(object value, object array):
@@ -445,31 +463,15 @@ cdef int refuse_changes() except -1:
 
 cdef bint rows_at(const Matrix* m, object a, const void** to, Py_ssize_t* stride) noexcept:
     """Whether the kernels can use the array where it is: native contiguous rows at a constant stride, in elements."""
-    cdef const cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
-    cdef Py_ssize_t cols = 1, rows = 1, step = 0
-    cdef bint empty = m.rows == 0  # then its strides mean nothing
-    cdef int i
     if not (float_type(a) == m.type_num and cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)):
         return False
     if not has_shape(a, m.ndim, m.shape):
         return False
-    for i in range(m.ndim - 1, m.lead - 1, -1):
-        if m.shape[i] != 1 and strides[i] != cols * itemsize and not empty:
-            return False
-        cols *= m.shape[i]
-    for i in range(m.lead - 1, -1, -1):
-        if m.shape[i] == 1:
-            continue
-        if rows == 1:
-            step = strides[i]
-        elif strides[i] != step * rows and not empty:
-            return False
-        rows *= m.shape[i]
-    if step % itemsize != 0:
+    if not has_rows_at(m.ndim, m.lead, m.shape, cnp.PyArray_STRIDES(a), itemsize, stride) or stride[0] % itemsize != 0:
         return False
     to[0] = data_of(a)
-    stride[0] = step // itemsize
+    stride[0] //= itemsize
     return True
 
 

@@ -68,10 +68,13 @@ cdef inline int limit_for(const Tuning* tuning, object x, int asked) except -1:
 
     May run Python code, so it is to be known before any array is looked at.
     """
-    cdef Py_ssize_t size
     if not cnp.PyArray_Check(x):
         return 1
-    size = tuning.arrays * cnp.PyArray_NBYTES(<cnp.ndarray> x)
+    return limit_for_size(tuning, tuning.arrays * cnp.PyArray_NBYTES(<cnp.ndarray> x), asked)
+
+
+cdef inline int limit_for_size(const Tuning* tuning, Py_ssize_t size, int asked) except -1:
+    """The same of a call that reads and writes so many bytes."""
     if size < min_parallel_bytes or not is_parallel_size(tuning, size):
         return 1
     return limit_of(asked)

@@ -32,6 +32,11 @@ cdef inline int computed_num(fln_element element) noexcept:
     return cnp.NPY_FLOAT64 if element == FLN_F64 else cnp.NPY_FLOAT32
 
 
+cdef inline bint is_narrow(fln_element element) noexcept nogil:
+    """Whether it is of 16 bits: stored so, and computed with in another type."""
+    return element == FLN_BF16 or element == FLN_F16
+
+
 # The same of a dtype that may not have been met before, for Python too.
 cpdef bint is_element(cnp.dtype dtype)
 
@@ -60,6 +65,24 @@ cdef inline void begin_room(Room* room, fln_element element, Py_ssize_t cols) no
 # The parameter at `to` in the type that is computed in, with so much added to each number; of one that is absent, the
 # NULL at `to`, `added` itself. Afterwards it is at `to`, for as long as what is returned and the room are there.
 cdef object widened(Room* room, const void** to, bint is_stored, double added)
+
+# The parameters forward as the kernels take them: in the type computed in, the weight with its offset. Of float rows
+# they may be absent, but a bias never comes without a weight; of 16-bit rows both are there. What is returned is to be
+# kept as long as the room.
+
+cdef inline object scale_at(Room* room, const void** weight, bint is_stored, double offset, bint has_bias):
+    """`shift_at` comes after it, where the norm has a bias."""
+    if weight[0] == NULL and (has_bias or is_narrow(room.element)):
+        offset = 1
+    return widened(room, weight, is_stored, offset) if is_stored or offset != 0 else None
+
+
+cdef inline object shift_at(Room* room, const void** bias, bint is_stored):
+    """The same of the bias."""
+    if is_stored or (bias[0] == NULL and is_narrow(room.element)):
+        return widened(room, bias, is_stored, -0.0)
+    return None
+
 
 # A place for what is summed over rows, which is there for as long; and these sums, rounded to the element.
 cdef object take_place(Room* room, void** to)

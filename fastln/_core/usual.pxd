@@ -89,6 +89,32 @@ cdef inline void measure(Matrix* m) noexcept:
         m.cols *= m.shape[i]
 
 
+cdef inline bint has_rows_at(
+    int ndim, int lead, const cnp.npy_intp* shape, const cnp.npy_intp* strides, Py_ssize_t unit, Py_ssize_t* stride
+) noexcept nogil:
+    """Whether the rows of the dimensions from `lead` on are contiguous and at a constant stride, which is found then.
+
+    Strides and `unit`, the size of an element, are in bytes or in elements. Without rows the strides do not count.
+    """
+    cdef Py_ssize_t cols = 1, rows = 1, step = 0
+    cdef bint fits = True
+    cdef int i
+    for i in range(ndim - 1, lead - 1, -1):
+        if shape[i] != 1 and strides[i] != cols * unit:
+            fits = False
+        cols *= shape[i]
+    for i in range(lead - 1, -1, -1):
+        if shape[i] == 1:
+            continue
+        if rows == 1:
+            step = strides[i]
+        elif strides[i] != step * rows:
+            fits = False
+        rows *= shape[i]
+    stride[0] = step
+    return fits or rows == 0
+
+
 # The verbs.
 
 cdef inline bint matrix_of(Matrix* m, object x, object normalized_shape) noexcept:
@@ -98,7 +124,7 @@ cdef inline bint matrix_of(Matrix* m, object x, object normalized_shape) noexcep
     m.type_num = type_of(x)
     if not (element_of(m.type_num, &m.element) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x)):
         return False
-    normalized = usual_normalized(x, normalized_shape)
+    normalized = usual_normalized(ndim_of(x), shape_of(x), normalized_shape)
     if normalized == 0:
         return False
     m.computed_num = computed_num(m.element)
@@ -204,23 +230,22 @@ cdef inline bint default_eps(const Matrix* m, object eps, double* value) noexcep
     return eps is None
 
 
-cdef inline int usual_normalized(object x, object normalized_shape) noexcept:
+cdef inline int usual_normalized(int ndim, const cnp.npy_intp* shape, object normalized_shape) noexcept:
     """How many trailing dimensions normalized_shape names; 0 if they are not x's, or it is neither int nor tuple."""
-    cdef int ndim = ndim_of(x)
     cdef Py_ssize_t count, i
     if ndim == 0:
         return 0
     if normalized_shape is None:
         return 1
     if PyLong_CheckExact(normalized_shape):
-        return is_size(normalized_shape, shape_of(x)[ndim - 1])
+        return is_size(normalized_shape, shape[ndim - 1])
     if not PyTuple_CheckExact(normalized_shape):
         return 0
     count = PyTuple_GET_SIZE(normalized_shape)
     if count == 0 or count > ndim:
         return 0
     for i in range(count):
-        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), shape_of(x)[ndim - count + i]):
+        if not is_size(<object> PyTuple_GET_ITEM(normalized_shape, i), shape[ndim - count + i]):
             return 0
     return <int> count
 
