@@ -111,8 +111,8 @@ def _lstm_step(x: Floats, state: State, p: Parameters, options: Options) -> tupl
     from_x, normalized_x = _norm(x @ p["weight_ih"].T, p, "ln_ih", options.eps)
     from_h, normalized_h = _norm(h @ p["weight_hh"].T, p, "ln_hh", options.eps)
     sums = scale_and_shift(from_x + from_h, None, _of(p, "bias", slice(None)))
-    i, f, g, o = np.split(sums, 4, axis=1)
-    i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+    si, sf, sg, so = np.split(sums, 4, axis=1)
+    i, f, g, o = sigmoid(si), sigmoid(sf), np.tanh(sg), sigmoid(so)
     raw = f * c + i * g
     normed, normalized_c = _norm(raw, p, "ln_c", options.eps)
     t = np.tanh(normed)
