@@ -125,10 +125,9 @@ def _lstm_step_back(
 ) -> tuple[Floats, State]:
     (dh, dc), (x, h, c, (i, f, g, o), t, normalized_x, normalized_h, normalized_c) = dstate, saved
     dnormed = dh * o * (1 - t * t)
-    if options.carry == "cell":
-        draw = dc + _norm_back(dnormed, normalized_c, p, "ln_c", found)
-    else:
-        draw = _norm_back(dnormed + dc, normalized_c, p, "ln_c", found)
+    is_raw = options.carry == "cell"
+    through_norm = _norm_back(dnormed if is_raw else dnormed + dc, normalized_c, p, "ln_c", found)
+    draw: Floats = dc + through_norm if is_raw else through_norm
     dsums = (draw * g * i * (1 - i), draw * c * f * (1 - f), draw * i * (1 - g * g), dh * t * o * (1 - o))
     ds = np.concatenate(dsums, axis=1)
     found["bias"] += ds.sum(axis=0)
