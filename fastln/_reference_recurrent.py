@@ -89,6 +89,7 @@ def _add_products(da_x: Floats, da_h: Floats, x: Floats, h: Floats, found: dict[
 def _rnn_step(x: Floats, state: State, p: Parameters, options: Options) -> tuple[State, Any]:
     (h,) = state
     normed, normalized = _norm(x @ p["weight_ih"].T + h @ p["weight_hh"].T, p, "ln", options.eps)
+    normed = scale_and_shift(normed, None, _of(p, "bias", slice(None)))
     after: Floats = np.tanh(normed) if options.nonlinearity == "tanh" else np.maximum(normed, 0)
     return (after,), (x, h, normalized, after)
 
@@ -98,6 +99,7 @@ def _rnn_step_back(
 ) -> tuple[Floats, State]:
     (dh,), (x, h, normalized, after) = dstate, saved
     slope: Floats = 1 - after * after if options.nonlinearity == "tanh" else (after > 0).astype(after.dtype)
+    found["bias"] += (dh * slope).sum(axis=0)
     da = _norm_back(dh * slope, normalized, p, "ln", found)
     _add_products(da, da, x, h, found)
     return da @ p["weight_ih"], (da @ p["weight_hh"],)
@@ -245,12 +247,11 @@ def backward(dy: Floats, dstate: State, saved: Any) -> tuple[Floats, State, dict
 
 
 def parameter_shapes(kind: str, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-    """Of each parameter that the cell may have. An RNN's bias is that of its norm."""
+    """Of each parameter that the cell may have."""
     cell = CELLS[kind]
     rows = cell.gates * hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
-    if kind != "rnn":
-        shapes["bias"] = (rows,)
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size), "bias": (rows,)}
     for name in cell.norms:
         size = hidden_size if name == "ln_c" else rows
         shapes |= {f"{name}.weight": (size,), f"{name}.bias": (size,)}

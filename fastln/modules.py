@@ -13,11 +13,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastln._core.arguments import as_eps, as_floats, as_numbers, as_offset, as_sizes, check_cast, converted
 from fastln._core.describe import cut, describe
-from fastln._core.names import explain_attribute, explains_keywords
+from fastln._core.names import explains_keywords
 from fastln._core.parameters import (
-    StateError as StateError,
-)
-from fastln._core.parameters import (
+    KnownAttributes,
     as_bool,
     as_float_dtype,
     as_parameter,
@@ -25,6 +23,9 @@ from fastln._core.parameters import (
     load_parameters,
     new_parameter,
     without_gradient,
+)
+from fastln._core.parameters import (
+    StateError as StateError,
 )
 from fastln.gradients import layer_norm_backward, rms_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
@@ -106,14 +107,13 @@ class RMSNormGradients(NamedTuple):
     dweight: Array | None
 
 
-class _Parameters:
+class _Parameters(KnownAttributes):
     """The parameters of an object: what they may be, and their state."""
 
     # Types may say which parameters there are: see the stub.
     __class_getitem__: Any = classmethod(GenericAlias)
 
-    # No dict, so that an attribute that nothing reads is refused; a subclass has one, and whatever attributes it likes.
-    __slots__ = ("__weakref__", "_dtype", "_eps", "_shape", "_weight")
+    __slots__ = ("_dtype", "_eps", "_shape", "_weight")
 
     _KIND: str  # its name, of which a subclass has another
     _NAMES: tuple[str, ...] = ("weight",)
@@ -129,17 +129,6 @@ class _Parameters:
         self._shape = _as_shape(normalized_shape, self._KIND)
         self._dtype = as_float_dtype(dtype)
         return as_bool("elementwise_affine", elementwise_affine)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        try:
-            super().__setattr__(name, value)
-        except AttributeError:
-            if hasattr(type(self), name):  # and cannot be set, or its own setter says so
-                raise
-            raise AttributeError(explain_attribute(name, self._SETTABLE)) from None
-
-    def __getstate__(self) -> Any:
-        return super().__getstate__()  # without a method of its own, protocols 0 and 1 would refuse a class with slots
 
     @property
     def normalized_shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastln._core.arguments import as_any_floats, converted, reshaping
 from fastln._core.describe import cut, describe
 from fastln._core.elements import is_element
-from fastln._core.names import explain_keys, explain_state, explain_unexpected
+from fastln._core.names import explain_attribute, explain_keys, explain_state, explain_unexpected
 
 Array = NDArray[np.floating[Any]]
 
@@ -24,6 +24,25 @@ class StateError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class KnownAttributes:
+    """What refuses to be given an attribute that nothing reads; a subclass may have whatever attributes it likes."""
+
+    __slots__ = ("__weakref__",)  # no dict, in its own subclasses neither
+
+    _SETTABLE: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if hasattr(type(self), name):  # and cannot be set, or its own setter says so
+                raise
+            raise AttributeError(explain_attribute(name, self._SETTABLE)) from None
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__()  # without a method of its own, protocols 0 and 1 would refuse a class with slots
 
 
 def may_be_parameter(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -98,7 +117,7 @@ def check_keys(state: Any, prefix: Any, names: tuple[str, ...], kind: str) -> No
         advice = explain_keys(missing, prefix, names, keys, inner)
         raise StateError(f"state must have the key {cut(missing[0])!r}, got {advice}")
     under = f"under {cut(prefix)!r} " if prefix else ""
-    known = " and ".join(names) or "none"
+    known = cut(" and ".join(names)) or "none"
     for key in sorted(keys):
         name = key.removeprefix(prefix)
         if key.startswith(prefix) and name not in names:

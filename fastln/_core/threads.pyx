@@ -233,7 +233,7 @@ cdef tuple _asked():
     return _default, _default_reason
 
 
-cdef int asked_threads(object num_threads) except -1:
+cpdef int asked_threads(object num_threads) except -1:
     cdef long count
     cdef int overflow = 0
     if num_threads is None:
