@@ -56,7 +56,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	cython-lint fastln
 	find src fastln tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
 	mypy
-	mypy fastln/modules.py  # which has a stub: mypy by itself would not look at it
+	mypy fastln/modules.py fastln/frozen.py fastln/recurrent.py fastln/recurrent_modules.py  # which have stubs
 	python tools/type_examples.py
 	stubtest fastln --allowlist tools/stubtest_allowlist.txt
 
