@@ -154,10 +154,10 @@ def as_state(names: tuple[str, ...], state: Any, whole: str = "state") -> tuple[
     if state is None:
         return None
     if len(names) == 1:
-        return (exact(as_floats(names[0], state)),)
+        return (exact(as_any_floats(names[0], state)),)
     if not isinstance(state, (tuple, list)) or len(state) != len(names):
         raise TypeError(f"{whole} must be None or a pair ({', '.join(names)}), got {describe(state)}")
-    return tuple(exact(as_floats(name, value)) for name, value in zip(names, state, strict=True))
+    return tuple(exact(as_any_floats(name, value)) for name, value in zip(names, state, strict=True))
 
 
 def as_lengths(lengths: Any) -> NDArray[np.integer[Any]] | None:
@@ -278,7 +278,7 @@ def usable_state(
 
 def has_plain_rows(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     """Whether the kernels take it as it is: each row in one piece, wherever the rows are."""
-    in_one_piece = array.shape[-1] <= 1 or array.strides[-1] == array.itemsize
+    in_one_piece = array.size == 0 or array.shape[-1] == 1 or array.strides[-1] == array.itemsize
     return array.dtype == dtype and array.flags.aligned and in_one_piece
 
 
