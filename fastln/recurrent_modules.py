@@ -107,6 +107,9 @@ class Parameters(MutableMapping[str, Array]):
         self._arrays = arrays
         self._dtype = dtype
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parameters, (self._arrays, self._dtype)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of all of them."""
