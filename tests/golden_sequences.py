@@ -52,7 +52,9 @@ SEQUENCES = (
 
 def make_calls():
     """All of them; what is not a size takes turns."""
-    turns = zip(*map(itertools.cycle, ((False, True, False, False, True), (False, False, True), (1, 2, 3, 7))), strict=False)
+    turns = zip(
+        *map(itertools.cycle, ((False, True, False, False, True), (False, False, True), (1, 2, 3, 7))), strict=False
+    )
     kinds = itertools.product(CELLS, ("float32", "float64"), SEQUENCES)
     return [SequenceCall(cell, dtype, *sizes, *turn) for (cell, dtype, sizes), turn in zip(kinds, turns, strict=False)]
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastln._core.sequence_arguments import Array, Kind, Layer, Lengths, Settings
-from fastln._core.sequences import make_saved, run_backward_sequence, run_sequence
+from fastln._core.sequence_gradients import run_backward_sequence
+from fastln._core.sequences import run_sequence
+from fastln._core.steps import make_saved
 
 
 class Kept(NamedTuple):
