@@ -16,8 +16,9 @@ demo: $(VENV)/.built $(VENV)/.demo ## a sentence encoder with real weights and a
 	$(BIN)/python examples/sentence_embeddings.py --compare
 	$(BIN)/python examples/llama_block.py
 
-train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with batch norm, table and plot in build/train
+train: $(VENV)/.built $(VENV)/.train ## train networks with layer norm and without, tables and plots in build/train and build/characters
 	$(BIN)/python examples/train_digits.py --out build/train
+	$(BIN)/python examples/character_model.py --out build/characters
 
 bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
 	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
