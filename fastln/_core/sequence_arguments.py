@@ -251,13 +251,13 @@ def usable_layer(kind: Kind, layer: Layer, dtype: np.dtype[Any]) -> Layer:
     def one(name: str, array: Array | None) -> Array | None:
         return None if array is None else usable(name, array, dtype)
 
-    named = zip(kind.norms, layer.norms, strict=True)
-    return Layer(
-        one("weight_ih", layer.weight_ih),
-        one("weight_hh", layer.weight_hh),
-        one("bias", layer.bias),
-        tuple((one(f"{norm.argument}[0]", weight), one(f"{norm.argument}[1]", bias)) for norm, (weight, bias) in named),
-    )
+    pairs = []
+    for norm, (weight, bias) in zip(kind.norms, layer.norms, strict=True):
+        if weight is None and bias is not None:  # which the kernels do not take
+            weight = np.ones(bias.shape, dtype)
+        pairs.append((one(f"{norm.argument}[0]", weight), one(f"{norm.argument}[1]", bias)))
+    matrices = one("weight_ih", layer.weight_ih), one("weight_hh", layer.weight_hh)
+    return Layer(*matrices, one("bias", layer.bias), tuple(pairs))
 
 
 def arrays_of(layer: Layer) -> list[Array]:

@@ -34,6 +34,10 @@ def test_absent_parameters_stand_for_ones_and_zeros(cell, dtype, isa):
     ones = {name: np.full_like(value, name.endswith(".weight")) for name, value in case.parameters.items()}
     found, expected = case(parameters=neutral), case(parameters=ones | neutral)
     assert_same_bits(found[0], expected[0])
+    for name in case.parameters:  # each by itself too
+        left_out = {key: value for key, value in case.parameters.items() if key != name}
+        if "." in name or name == "bias":
+            assert_same_bits(case(parameters=left_out)[0], case(parameters=left_out | {name: ones[name]})[0], name)
     zeros = tuple(np.zeros_like(one) for one in case.state)
     assert_same_bits(case(state=None)[0], case(state=zeros)[0])
 
