@@ -21,6 +21,7 @@ from fastln._core.steps cimport (
     Step,
     Steps,
     begin_steps,
+    clear_ends,
     find_saved,
     first_of,
     first_panel,
@@ -66,19 +67,18 @@ cdef struct Forward:
     Py_ssize_t cell_room_bytes
 
 
-def pack(weight_ih, weight_hh, num_threads: int = 0):
+def pack(weight_ih, weight_hh, num_threads: int = 0) -> tuple:
     """Both weights as the kernels take them, for `run_sequence`: a copy, on every instruction set the same."""
-    cdef Steps steps
     cdef Forward call
-    cdef Py_ssize_t gates = weight_ih.shape[0], inputs = weight_ih.shape[1], hidden = weight_hh.shape[1]
+    cdef Py_ssize_t inputs = weight_ih.shape[1], hidden = weight_hh.shape[1]
     cdef int limit = limit_of(num_threads), threads
     x = np.empty((0, 0, inputs), weight_ih.dtype)
     kept = begin_steps(&call.steps, "rnn", x, None, None, None, (), 0, False, False, False, hidden)
-    call.steps.gates = gates
+    call.steps.gates = weight_ih.shape[0]
     packed = empty_packed(&call.steps, weight_ih.dtype)
     point_to_weights(&call, packed, weight_ih, weight_hh)
     with nogil:
-        threads = threads_of_sequence(2 * gates * (inputs + hidden) * call.steps.size, 0, limit)
+        threads = threads_of_sequence(2 * call.steps.gates * (inputs + hidden) * call.steps.size, 0, limit)
         if threads > 1:
             with parallel(num_threads=threads):
                 pack_part(&call, threadid(), team_size())
@@ -87,8 +87,15 @@ def pack(weight_ih, weight_hh, num_threads: int = 0):
     return packed
 
 
-cdef object empty_packed(const Steps* steps, object dtype):
-    cdef Py_ssize_t bytes = packed_bytes(steps, steps.inputs, steps.gates) + packed_bytes(steps, steps.hidden, steps.gates)
+cdef tuple empty_packed(const Steps* steps, object dtype):
+    return (
+        empty_panels(steps, packed_bytes(steps, steps.inputs, steps.gates), dtype),
+        empty_panels(steps, packed_bytes(steps, steps.hidden, steps.gates), dtype),
+    )
+
+
+cdef object empty_panels(const Steps* steps, Py_ssize_t bytes, object dtype):
+    """Room for panels, aligned to them."""
     cdef Py_ssize_t count = bytes // steps.size, more = FLN_PANEL_BYTES // steps.size
     cdef object array = np.empty(count + more, dtype)
     cdef Py_ssize_t past = (<uintptr_t> cnp.PyArray_DATA(array)) % FLN_PANEL_BYTES
@@ -96,9 +103,9 @@ cdef object empty_packed(const Steps* steps, object dtype):
     return array[first:first + count]
 
 
-cdef void point_to_weights(Forward* call, object packed, object weight_ih, object weight_hh):
-    call.packed_ih = <char*> cnp.PyArray_DATA(packed)
-    call.packed_hh = call.packed_ih + packed_bytes(&call.steps, call.steps.inputs, call.steps.gates)
+cdef void point_to_weights(Forward* call, tuple packed, object weight_ih, object weight_hh):
+    call.packed_ih = <char*> cnp.PyArray_DATA(packed[0])
+    call.packed_hh = <char*> cnp.PyArray_DATA(packed[1])
     call.weight_ih = call.weight_hh = NULL
     if weight_ih is not None:
         call.weight_ih = <const char*> cnp.PyArray_DATA(weight_ih)
@@ -187,7 +194,8 @@ cdef void run_part(const Forward* call, int thread, int threads) noexcept nogil:
     cdef Py_ssize_t chunk_end = 0, chunk_first = 0
     if call.weight_ih != NULL:  # each thread packs what it will read itself
         pack_part(call, thread, threads)
-    clear_ends(steps, thread, threads)
+    if steps.y != NULL:
+        clear_ends(steps, steps.y, steps.y_step, steps.y_row, steps.hidden, thread, threads)
     while step.number < steps.longest:
         if step.number == chunk_end:
             chunk_first = step.first
@@ -197,16 +205,6 @@ cdef void run_part(const Forward* call, int thread, int threads) noexcept nogil:
         run_cell(call, &step, chunk_first, thread, threads)
         wait_for_all(threads)
         to_next_step(steps, &step)
-
-
-cdef void clear_ends(const Steps* steps, int thread, int threads) noexcept nogil:
-    """y after the ends of sequences."""
-    cdef Py_ssize_t i, time
-    if steps.y == NULL:
-        return
-    for i in range(first_of(steps.batch, thread, threads), first_of(steps.batch, thread + 1, threads)):
-        for time in range(steps.lengths[i], steps.steps):
-            memset(steps.y + time * steps.y_step + steps.order[i] * steps.y_row, 0, steps.hidden * steps.size)
 
 
 cdef Py_ssize_t project(const Forward* call, Step step, int thread, int threads) noexcept nogil:

@@ -11,8 +11,10 @@ from fastln._core.isa cimport (
     fln_cell_kernels,
     fln_cell_parameters,
     fln_cell_rows,
+    fln_element_kernels,
     fln_recurrence_kernels,
 )
+from libc.string cimport memset
 
 cdef extern from "barrier.h" namespace "fln_teams" nogil:
     int team_size() noexcept
@@ -26,6 +28,7 @@ cdef enum:
 # Sequences side by side. They are taken in the order of their lengths, the longest first, so those that a step concerns
 # are the first ones of `order`. Strides count bytes.
 cdef struct Steps:
+    const fln_element_kernels* element
     const fln_recurrence_kernels* kernels
     const fln_cell_kernels* cell_kernels
     fln_cell_parameters cell
@@ -119,6 +122,16 @@ cdef inline void wait_for_all(int threads) noexcept nogil:
         wait_for_team()
 
 
+# The ends of sequences, in an array that is laid out like x or y.
+cdef inline void clear_ends(
+    const Steps* steps, char* array, Py_ssize_t step_bytes, Py_ssize_t row_bytes, Py_ssize_t cols, int thread, int threads
+) noexcept nogil:
+    cdef Py_ssize_t i, time
+    for i in range(first_of(steps.batch, thread, threads), first_of(steps.batch, thread + 1, threads)):
+        for time in range(steps.lengths[i], steps.steps):
+            memset(array + time * step_bytes + steps.order[i] * row_bytes, 0, cols * steps.size)
+
+
 # Room for a call: one piece of memory, from which arrays are taken. At first it is counted how much they need.
 cdef struct Room:
     char* memory  # NULL: it is being counted
@@ -147,6 +160,9 @@ cdef inline fln_cell_rows rows_from(const fln_cell_rows* all_rows, const Steps* 
 
 cdef inline void* moved(void* place, Py_ssize_t bytes) noexcept nogil:
     return <void*> (<char*> place + bytes) if place != NULL else NULL
+
+
+cdef void* data_or_null(object array)
 
 
 # The arrays of what `make_saved` returned.

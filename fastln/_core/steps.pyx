@@ -5,7 +5,7 @@ cimport numpy as cnp
 
 import numpy as np
 
-from fastln._core.isa cimport FLN_F32, FLN_F64, FLN_GRU, FLN_LSTM, FLN_RNN, active, fln_cell, fln_cell_rows
+from fastln._core.isa cimport FLN_F32, FLN_F64, FLN_GRU, FLN_RNN, active, fln_cell, fln_cell_rows, fln_kernels
 
 cnp.import_array()
 
@@ -20,11 +20,13 @@ cdef object begin_steps(
     bint carry_normalized, bint relu, Py_ssize_t hidden
 ):
     cdef object order, sorted_lengths
-    cdef int which = CELLS.index(cell), i
+    cdef int which = CELLS.index(cell), element, i
+    cdef const fln_kernels* table
     steps.which = <fln_cell> which
     steps.type_num = cnp.PyArray_TYPE(x)
     steps.size = cnp.PyArray_ITEMSIZE(x)
-    steps.kernels = active.recurrences + <int> (FLN_F32 if steps.type_num == cnp.NPY_FLOAT32 else FLN_F64)
+    table, element = active, <int> (FLN_F32 if steps.type_num == cnp.NPY_FLOAT32 else FLN_F64)
+    steps.element, steps.kernels = table.elements + element, table.recurrences + element
     steps.cell_kernels = steps.kernels.cells + which
     steps.steps, steps.batch, steps.inputs = x.shape
     steps.hidden, steps.gates = hidden, GATES[which] * hidden
