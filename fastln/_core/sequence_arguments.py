@@ -55,7 +55,7 @@ class Layer(NamedTuple):
     weight_hh: Array | None
     bias: Array | None
     norms: tuple[Pair, ...]
-    packed: NDArray[Any] | None = None
+    packed: tuple[NDArray[Any], ...] | None = None
     reverse: bool = False
 
 
