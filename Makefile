@@ -17,8 +17,9 @@ demo: $(VENV)/.built $(VENV)/.demo ## a sentence encoder with real weights and a
 	$(BIN)/python examples/sentence_embeddings.py --compare
 	$(BIN)/python examples/llama_block.py
 
-train: $(VENV)/.built $(VENV)/.train ## train a network with layer norm and with batch norm, table and plot in build/train
+train: $(VENV)/.built $(VENV)/.train ## train networks with layer norm and without, tables and plots in build/train and build/characters
 	$(BIN)/python examples/train_digits.py --out build/train
+	$(BIN)/python examples/character_model.py --out build/characters
 
 bench: $(VENV)/.built $(VENV)/.bench ## time fastln against its peers: table, JSON, Markdown and pictures in build/benchmarks
 	$(BIN)/python -m benchmarks run --quick --out build/benchmarks
@@ -62,7 +63,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	cython-lint fastln
 	find src fastln tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.c' | xargs clang-format --dry-run -Werror
 	mypy
-	mypy fastln/modules.py  # which has a stub: mypy by itself would not look at it
+	mypy fastln/modules.py fastln/frozen.py fastln/recurrent.py fastln/recurrent_modules.py  # which have stubs
 	python tools/type_examples.py
 	stubtest fastln --mypy-config-file pyproject.toml --allowlist tools/stubtest_allowlist.txt --ignore-unused-allowlist
 

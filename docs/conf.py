@@ -14,7 +14,11 @@ nitpicky = True  # a reference to nothing is a warning, and `make docs` takes wa
 default_role = "code"
 
 # numpydoc makes a reference of an attribute that is a property; the text about it stands beside it.
-PROPERTIES = ("weight", "bias", "normalized_shape", "eps", "elementwise_affine", "weight_offset", "cast")
+PROPERTIES = (
+    *("weight", "bias", "normalized_shape", "eps", "elementwise_affine", "weight_offset", "cast"),
+    *("parameters", "input_size", "hidden_size", "num_layers", "batch_first", "bidirectional", "norm_bias"),
+    *("nonlinearity", "carry", "dtype"),
+)
 nitpick_ignore = [("py:obj", name) for name in PROPERTIES]
 
 # The signature has names and defaults, the docstring says the types in words.

@@ -6,6 +6,7 @@ from fastln._core.facts import show_config
 from fastln._core.isa import available_isas, get_isa, set_isa
 from fastln._core.threads import get_num_threads, set_num_threads, threads
 from fastln._version import __version__
+from fastln.frozen import FrozenRecurrent
 from fastln.gradients import (
     add_layer_norm_backward,
     add_rms_norm_backward,
@@ -30,14 +31,28 @@ from fastln.norms import (
     rms_norm,
     rms_norm_forward,
 )
+from fastln.recurrent import layer_norm_gru, layer_norm_lstm, layer_norm_rnn
+from fastln.recurrent_modules import (
+    LayerNormGRU,
+    LayerNormLSTM,
+    LayerNormRNN,
+    RecurrentGradients,
+    RecurrentSaved,
+)
 
 __all__ = [
+    "FrozenRecurrent",
     "LayerNorm",
+    "LayerNormGRU",
     "LayerNormGradients",
+    "LayerNormLSTM",
+    "LayerNormRNN",
     "LayerNormSaved",
     "RMSNorm",
     "RMSNormGradients",
     "RMSNormSaved",
+    "RecurrentGradients",
+    "RecurrentSaved",
     "__version__",
     "add_layer_norm",
     "add_layer_norm_backward",
@@ -51,6 +66,9 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "layer_norm_gru",
+    "layer_norm_lstm",
+    "layer_norm_rnn",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",

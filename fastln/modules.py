@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,25 +11,21 @@ from typing import Any, Literal, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastln._core.arguments import (
-    as_any_floats,
-    as_eps,
-    as_floats,
-    as_numbers,
-    as_offset,
-    as_sizes,
-    check_cast,
-    converted,
-    reshaping,
-)
+from fastln._core.arguments import as_eps, as_floats, as_numbers, as_offset, as_sizes, check_cast, converted
 from fastln._core.describe import cut, describe
-from fastln._core.elements import is_element
-from fastln._core.names import (
-    explain_attribute,
-    explain_keys,
-    explain_state,
-    explain_unexpected,
-    explains_keywords,
+from fastln._core.names import explains_keywords
+from fastln._core.parameters import (
+    KnownAttributes,
+    as_bool,
+    as_float_dtype,
+    as_parameter,
+    check_keys,
+    load_parameters,
+    new_parameter,
+    without_gradient,
+)
+from fastln._core.parameters import (
+    StateError as StateError,
 )
 from fastln.gradients import layer_norm_backward, rms_norm_backward
 from fastln.norms import layer_norm, layer_norm_forward, rms_norm, rms_norm_forward
@@ -112,21 +107,13 @@ class RMSNormGradients(NamedTuple):
     dweight: Array | None
 
 
-class StateError(KeyError):
-    """A KeyError whose words are shown as they are, and not as the repr of a key."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-class _Parameters:
+class _Parameters(KnownAttributes):
     """The parameters of an object: what they may be, and their state."""
 
     # Types may say which parameters there are: see the stub.
     __class_getitem__: Any = classmethod(GenericAlias)
 
-    # No dict, so that an attribute that nothing reads is refused; a subclass has one, and whatever attributes it likes.
-    __slots__ = ("__weakref__", "_dtype", "_eps", "_shape", "_weight")
+    __slots__ = ("_dtype", "_eps", "_shape", "_weight")
 
     _KIND: str  # its name, of which a subclass has another
     _NAMES: tuple[str, ...] = ("weight",)
@@ -140,19 +127,8 @@ class _Parameters:
     def _begin(self, normalized_shape: Any, elementwise_affine: Any, dtype: DTypeLike) -> bool:
         """What all parameters have in common; whether there are any."""
         self._shape = _as_shape(normalized_shape, self._KIND)
-        self._dtype = _as_float_dtype(dtype)
-        return _as_bool("elementwise_affine", elementwise_affine)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        try:
-            super().__setattr__(name, value)
-        except AttributeError:
-            if hasattr(type(self), name):  # and cannot be set, or its own setter says so
-                raise
-            raise AttributeError(explain_attribute(name, self._SETTABLE)) from None
-
-    def __getstate__(self) -> Any:
-        return super().__getstate__()  # without a method of its own, protocols 0 and 1 would refuse a class with slots
+        self._dtype = as_float_dtype(dtype)
+        return as_bool("elementwise_affine", elementwise_affine)
 
     @property
     def normalized_shape(self) -> tuple[int, ...]:
@@ -181,29 +157,7 @@ class _Parameters:
         self._weight = None if value is None else self._as_parameter("weight", value)
 
     def _as_parameter(self, name: str, value: ArrayLike) -> Array:
-        """`value` itself if it may be the parameter, else a new array."""
-        array = as_any_floats(name, value)
-        if not self._may_be_parameter(array):
-            array = self._new_parameter(name, array)
-        return array
-
-    def _new_parameter(self, name: str, value: ArrayLike) -> Array:
-        array = np.array(converted(name, as_any_floats(name, value), self._dtype.num), self._dtype, order="C")
-        if array.shape != self._shape:
-            advice = reshaping(name, self._shape, array.shape)
-            raise ValueError(
-                f"{name} must have shape {self._shape} to match normalized_shape, got {array.shape}{advice}"
-            )
-        return array
-
-    def _may_be_parameter(self, array: Any) -> bool:
-        """Whether it is as the kernels take it, and can be changed in place."""
-        return (
-            type(array) is np.ndarray
-            and array.dtype == self._dtype
-            and array.flags.carray
-            and array.shape == self._shape
-        )
+        return as_parameter(name, value, self._shape, self._dtype, "normalized_shape")
 
     def _parameters(self) -> dict[str, Array]:
         named = {name: getattr(self, f"_{name}") for name in self._NAMES}
@@ -254,16 +208,14 @@ class _Parameters:
         array([2., 2., 2.], dtype=float32)
         """
         parameters = self._parameters()
-        _check_keys(state, prefix, tuple(parameters), self._KIND)
-        given = {name: _without_gradient(state[prefix + name]) for name in parameters}
-        loaded = {name: self._new_parameter(cut(prefix + name), value) for name, value in given.items()}
-        are_apart = not any(np.may_share_memory(*pair) for pair in itertools.combinations(parameters.values(), 2))
-        if are_apart and all(map(self._may_be_parameter, parameters.values())):
-            for name, array in loaded.items():
-                parameters[name][...] = array
-        else:
-            for name, array in loaded.items():
-                setattr(self, f"_{name}", array)
+        check_keys(state, prefix, tuple(parameters), self._KIND)
+        given = {name: without_gradient(state[prefix + name]) for name in parameters}
+        loaded = {
+            name: new_parameter(cut(prefix + name), value, self._shape, self._dtype, "normalized_shape")
+            for name, value in given.items()
+        }
+        for name, array in load_parameters(parameters, loaded).items():
+            setattr(self, f"_{name}", array)
 
 
 class LayerNorm(_Parameters):
@@ -344,7 +296,7 @@ class LayerNorm(_Parameters):
         dtype: DTypeLike = np.float32,
     ) -> None:
         self._eps = _as_eps(eps, "weight_init and bias_init give the parameters")
-        affine, has_bias = self._begin(normalized_shape, elementwise_affine, dtype), _as_bool("bias", bias)
+        affine, has_bias = self._begin(normalized_shape, elementwise_affine, dtype), as_bool("bias", bias)
         self._weight = self._initial("weight_init", weight_init) if affine else None
         self._bias = self._initial("bias_init", bias_init) if affine and has_bias else None
 
@@ -657,25 +609,10 @@ def _rows_to_save(x: ArrayLike, out: Array | None) -> Any:
     return rows
 
 
-def _without_gradient(value: Any) -> Any:
-    """A tensor of PyTorch that takes part in no gradient, as NumPy wants it; anything else itself."""
-    return value.detach() if getattr(type(value), "__module__", "").startswith("torch") else value
-
-
 def _check_saved(saved: Any, kind: Any) -> None:
     """Whether it is as long as what forward returns, of which a plain tuple will do."""
     if not isinstance(saved, tuple) or len(saved) != len(kind._fields):
         raise TypeError(f"saved must be what forward returned with y, got {describe(saved)}")
-
-
-def _as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    try:
-        found = np.dtype(dtype)
-    except Exception:  # of any type, since NumPy asks what it does not know for its repr
-        found = None
-    if found is None or not (is_element(found) and found.isnative):
-        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {describe(dtype)}")
-    return found
 
 
 def _as_eps(eps: float, advice: str = "") -> float:
@@ -684,40 +621,6 @@ def _as_eps(eps: float, advice: str = "") -> float:
         raise TypeError(f"eps must be a real number >= 0, got {describe(eps)}: {advice}")
     as_eps(eps)
     return eps
-
-
-def _as_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        init = "bias_init gives its values" if name == "bias" else "weight_init gives the weight"
-        advice = f": {init}" if name == "bias" or hasattr(type(value), "__array__") else ""
-        raise TypeError(f"{name} must be True or False, got {describe(value)}{advice}")
-    return bool(value)
-
-
-def _check_keys(state: Any, prefix: Any, names: tuple[str, ...], kind: str) -> None:
-    """Whether the names with this prefix are those of the parameters."""
-    if not isinstance(state, Mapping):
-        advice = explain_state(state)
-        raise TypeError(f"state must be a mapping of names to arrays, got {describe(state)}{advice}")
-    if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a string, got {describe(prefix)}")
-    keys = dict.fromkeys(state)
-    for key in keys:
-        if not isinstance(key, str):
-            raise TypeError(f"state must have strings as keys, got {describe(key)}")
-    missing = [prefix + name for name in names if prefix + name not in keys]
-    if missing:
-        # Only of a dict: other mappings may read a file for a value.
-        inner = [key for key, value in state.items() if isinstance(value, Mapping)] if isinstance(state, dict) else []
-        advice = explain_keys(missing, prefix, names, keys, inner)
-        raise StateError(f"state must have the key {cut(missing[0])!r}, got {advice}")
-    under = f"under {cut(prefix)!r} " if prefix else ""
-    known = " and ".join(names) or "none"
-    for key in sorted(keys):
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and name not in names:
-            advice = explain_unexpected(name, names, kind)
-            raise StateError(f"state must have no key {under}but those of {known}, got {cut(key)!r}{advice}")
 
 
 def _as_shape(normalized_shape: SupportsIndex | Sequence[SupportsIndex], kind: str) -> tuple[int, ...]:

@@ -103,6 +103,112 @@ typedef struct fln_norm_kernels {
   void (*backward_columns)(const fln_backward_args* args, ptrdiff_t chunk, ptrdiff_t first, ptrdiff_t last);
 } fln_norm_kernels;
 
+// Recurrence: cells of which the summed inputs are layer-normalized. A step takes the numbers of each sequence in two
+// products, W_ih x and W_hh h, and then row by row. Arrays of it hold float or double alone.
+
+// The right factor of a product, packed: panels of FLN_PANEL_BYTES of columns, one behind the other, the last one
+// filled up with zeros. In a panel, the numbers of its columns stand together for k = 0, 1, ... < depth.
+#define FLN_PANEL_BYTES 64
+
+// out[row][col] = sum of a[row][k * step] * b[k][col] over k, added to what is there where `adds` says so.
+typedef struct fln_product_args {
+  const void* const* a;  // (rows,) of places
+  void* const* out;      // (rows,) of places, which nothing else overlaps
+  const void* panels;    // of b, (depth, cols), aligned to FLN_PANEL_BYTES
+  ptrdiff_t step;        // elements
+  ptrdiff_t rows;
+  ptrdiff_t depth;
+  ptrdiff_t cols;
+  int adds;
+} fln_product_args;
+
+// In the order of their gates: LSTM i f g o, GRU r z n.
+typedef enum fln_cell { FLN_RNN, FLN_LSTM, FLN_GRU, FLN_CELLS } fln_cell;
+
+// The norms of a cell, each with a mean and rstd of its own. RNN: of W_ih x + W_hh h. LSTM: of W_ih x, W_hh h and c.
+// GRU: of the first two gates of W_ih x and W_hh h, then of the last gate of these.
+#define FLN_CELL_NORMS 4
+#define FLN_CELL_PARAMETERS 3
+
+// A cell with its parameters; `gates` is 1, 4 or 3 times `hidden`.
+typedef struct fln_cell_parameters {
+  const void* bias;  // (gates,) or NULL, after the norms; of GRU beside the normalized W_ih x
+  // Of the norms: RNN (hidden,), LSTM (gates,), (gates,) and (hidden,), GRU (gates,) and (gates,); or NULL, a bias as
+  // it is where the weight is.
+  const void* norm_weight[FLN_CELL_PARAMETERS];
+  const void* norm_bias[FLN_CELL_PARAMETERS];
+  ptrdiff_t hidden;  // at least 1
+  double eps;
+  int relu;                // RNN: instead of tanh
+  int carries_normalized;  // LSTM: the normalized c is passed on to the next step, not c itself
+} fln_cell_parameters;
+
+// What a step has found of its rows, all contiguous. What may be NULL is not kept.
+typedef struct fln_cell_rows {
+  void* gx;                    // (rows, gates): W_ih x
+  void* gh;                    // (rows, gates): W_hh h
+  void* gates;                 // (rows, gates) or NULL: the gates of LSTM and GRU
+  void* inner;                 // (rows, hidden) or NULL: of RNN the sums that are normalized, of LSTM c
+  void* mean[FLN_CELL_NORMS];  // (rows,), of those norms that the cell has; all or none NULL
+  void* rstd[FLN_CELL_NORMS];
+} fln_cell_rows;
+
+// One step forward. Row r belongs to sequence order[r] of the batch.
+typedef struct fln_step_args {
+  fln_cell_parameters cell;
+  fln_cell_rows rows;      // gx and gh are there, the others are written
+  const ptrdiff_t* order;  // (rows,)
+  void* h;                 // (batch, hidden): the state, read and written
+  void* c;                 // the same, of LSTM
+  void* y;                 // (batch, hidden) or NULL: h once more
+  ptrdiff_t y_stride;
+  void* room;  // for the kernel's use, as large as `room` says
+} fln_step_args;
+
+// One step of the gradients. What is named like forward is what was there then.
+typedef struct fln_step_gradient_args {
+  fln_cell_parameters cell;
+  fln_cell_rows rows;        // complete
+  const ptrdiff_t* order;    // (rows,)
+  const void* y;             // (batch, hidden)
+  const void* before_y;      // the same of the step before, which had the rows below before_rows; order is the same
+  const void* before_inner;  // (before_rows, hidden), of LSTM
+  const void* h0;            // (batch, hidden): the state before all steps, for the other rows
+  const void* c0;
+  const void* dy;  // (batch, hidden) or NULL
+  ptrdiff_t y_stride;
+  ptrdiff_t dy_stride;
+  ptrdiff_t before_rows;
+  void* dh;          // (batch, hidden): the gradient of h; of GRU, what of the one before does not come by W_hh
+  void* dc;          // the same, complete, of LSTM
+  void* dih;         // (rows, gates): the gradient of the normalized W_ih x, of RNN of the normalized sum
+  void* dhh;         // (rows, gates): of GRU, that of the normalized W_hh h, which is dih elsewhere
+  void* dgh;         // (rows, gates): the gradient of W_hh h
+  void* dinner;      // (rows, hidden): of LSTM, the gradient of the normalized c
+  ptrdiff_t stride;  // of dih, dhh and dgh
+  void* room;
+} fln_step_gradient_args;
+
+typedef struct fln_cell_kernels {
+  // Rows first <= row < last of a step.
+  void (*step)(const fln_step_args* args, ptrdiff_t first, ptrdiff_t last);
+  void (*step_gradients)(const fln_step_gradient_args* args, ptrdiff_t first, ptrdiff_t last);
+  // Numbers that each of these needs as room.
+  ptrdiff_t (*room)(ptrdiff_t hidden);
+} fln_cell_kernels;
+
+typedef struct fln_recurrence_kernels {
+  // Panels first <= panel < last of b: from its columns, of `depth` numbers each, which follow each other in memory;
+  // and from its rows, of which only the places are given.
+  void (*pack_columns)(const void* columns, ptrdiff_t depth, ptrdiff_t cols, void* panels, ptrdiff_t first,
+                       ptrdiff_t last);
+  void (*pack_rows)(const void* const* rows, ptrdiff_t depth, ptrdiff_t cols, void* panels, ptrdiff_t first,
+                    ptrdiff_t last);
+  // The columns of these panels.
+  void (*product)(const fln_product_args* args, ptrdiff_t first, ptrdiff_t last);
+  fln_cell_kernels cells[FLN_CELLS];
+} fln_recurrence_kernels;
+
 typedef struct fln_element_kernels {
   fln_norm_kernels norms[FLN_NORMS];
   // Columns first <= col < last of `sum`, of one row.
@@ -118,6 +224,7 @@ typedef struct fln_element_kernels {
 typedef struct fln_kernels {
   const char* isa;
   fln_element_kernels elements[FLN_ELEMENTS];
+  fln_recurrence_kernels recurrences[FLN_F64 + 1];  // of the elements of 32 and 64 bits
 } fln_kernels;
 
 // The tables compiled into this build, best first; NULL at the end.

@@ -71,7 +71,7 @@ def test_there_is_nothing_to_find(findings):
 
 
 def test_a_case_depends_on_its_seed_and_number_alone(fuzz):
-    one, _, other = fuzz.make_case(1, 7), fuzz.make_case(1, 8), fuzz.make_case(1, 7)
+    one, _, other = fuzz.make_case(1, 6), fuzz.make_case(1, 7), fuzz.make_case(1, 6)
     assert one.name == other.name
     for name, array in one.problem.arrays.items():
         assert array is None or array.tobytes() == other.problem.arrays[name].tobytes()

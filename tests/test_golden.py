@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import golden_sequences as sequences
 import pytest
-from golden import COLUMNS, GROUPS, STORED, checksums, find_results, make_calls
+from golden import COLUMNS, GROUPS, STORED, checksums, every_call, find_results, make_calls
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)
@@ -17,7 +18,14 @@ def test_the_bits_are_the_stored_ones(group, isa):
     assert not changed, f"other bits than stored: {changed} (if that is meant, see golden.py)"
 
 
+def test_the_bits_of_sequences_are_the_stored_ones(isa):
+    stored = json.loads(STORED.read_text())[COLUMNS[isa]]
+    found = {call.name: checksums(sequences.find_results(call)) for call in sequences.make_calls()}
+    changed = [name for name, checksum in found.items() if checksum != stored[name]]
+    assert not changed, f"other bits than stored: {changed} (if that is meant, see golden.py)"
+
+
 def test_every_stored_checksum_is_of_a_call():
-    names = {call.name for call in make_calls()}
+    names = set(every_call())
     for column, stored in json.loads(STORED.read_text()).items():
         assert set(stored) == names, column

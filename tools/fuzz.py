@@ -10,7 +10,8 @@ array, how `out` overlaps the others, threads, and the thresholds that choose th
   thread, and that rows alone have the same bits;
 - that the call itself gives the bits of those copies, whatever the memory, the overlap, the threads and the thresholds;
 - that no byte of any memory has changed but those of `out`'s elements;
-- that a wrong argument is a TypeError or a ValueError with the words `NAME must ..., got ...`, and changes no byte.
+- that a wrong argument is a TypeError or a ValueError with the words `NAME must ..., got ...`, and changes no byte;
+- of sequences also that each has the bits that it has alone, and those of its steps in several calls.
 
 Half of the arrays have bytes around them that are compared afterwards; the others lie against a page without access,
 or, in a build with the address sanitizer, in blocks of their own.
@@ -31,14 +32,32 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from fuzzing.calls import Case, make_case
-from fuzzing.checks import LARGEST, run_case
+from fuzzing import calls, checks
+from fuzzing.calls import Case
+from fuzzing.checks import LARGEST
 from fuzzing.operations import FindingError
+from fuzzing.sequences import SequenceCase, make_sequence_case, run_sequence_case
 
 PATIENCE = 120  # seconds after which a case that has not ended counts as hanging
+EVERY = 8  # of so many cases the last one is over a sequence
+
+AnyCase = Case | SequenceCase
 
 
-def report(seed: int, number: int, case: Case | None, what: str) -> None:
+def make_case(seed: int, number: int) -> AnyCase:
+    """The case of a seed and a number."""
+    return make_sequence_case(seed, number) if number % EVERY == EVERY - 1 else calls.make_case(seed, number)
+
+
+def run_case(case: AnyCase) -> None:
+    """Everything about a case; a FindingError if something is wrong."""
+    if isinstance(case, SequenceCase):
+        run_sequence_case(case)
+    else:
+        checks.run_case(case)
+
+
+def report(seed: int, number: int, case: AnyCase | None, what: str) -> None:
     """The finding and the line that repeats it."""
     print(f"FINDING: {what}\n{case or ''}\nagain: python tools/fuzz.py --seed {seed} --case {number}", flush=True)
 

@@ -24,7 +24,7 @@ cpdef object converted(str name, object array, int type_num)
 cpdef double as_eps(object eps) except -1
 cpdef double as_offset(object weight_offset, bint has_weight) except? -1
 cpdef tuple as_sizes(object normalized_shape)
-cdef object as_out(object out, str name=*)
+cpdef object as_out(object out, str name=*)
 
 # Checks.
 
@@ -38,6 +38,7 @@ cpdef str reshaping(str name, tuple shape, tuple got)
 cdef int check_stats(str name, object a, const Matrix* m, str x_name=*) except -1
 cpdef int check_cast(object cast) except -1
 cdef int check_out(object out, const Matrix* m, str name=*) except -1
+cpdef int check_buffer(str name, object out, int type_num, tuple shape) except -1
 cdef int check_apart(str name, object out, object other, str other_name) except -1
 
 # What the kernels can use: the array itself, or a copy. `result` is the array that they write, or None.

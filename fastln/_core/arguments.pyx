@@ -299,7 +299,7 @@ cpdef tuple as_sizes(object normalized_shape):
         ) from None
 
 
-cdef object as_out(object out, str name="out"):
+cpdef object as_out(object out, str name="out"):
     """`out` or its like, if it is an ndarray or None."""
     if out is None:
         return None
@@ -422,15 +422,18 @@ cpdef str reshaping(str name, tuple shape, tuple got):
 
 
 cdef int check_out(object out, const Matrix* m, str name="out") except -1:
-    """Whether it can take a result: shape and type of x, writable, each element at an address of its own."""
-    if out is None:
-        return 0
-    if float_type(out) != m.type_num:
-        dtype = cnp.PyArray_DescrFromType(m.type_num)
+    """Whether it can take a result of x's shape and type, if it is there."""
+    return 0 if out is None else check_buffer(name, out, m.type_num, shape_tuple(m.shape, m.ndim))
+
+
+cpdef int check_buffer(str name, object out, int type_num, tuple shape) except -1:
+    """Whether a result fits in: its type and shape, writable, each element at an address of its own."""
+    if float_type(out) != type_num:
+        dtype = cnp.PyArray_DescrFromType(type_num)
         raise TypeError(f"{name} must have dtype {dtype}, got {describe(dtype_of(out))}")
-    shape = shape_tuple(shape_of(out), ndim_of(out))
-    if not has_shape(out, m.ndim, m.shape):
-        raise ValueError(f"{name} must have shape {shape_tuple(m.shape, m.ndim)}, got {shape}")
+    got = shape_tuple(shape_of(out), ndim_of(out))
+    if got != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {got}")
     if not cnp.PyArray_ISWRITEABLE(out):
         raise ValueError(f"{name} must be writable, got a read-only array")
     strides = shape_tuple(cnp.PyArray_STRIDES(out), ndim_of(out))

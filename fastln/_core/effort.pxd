@@ -88,6 +88,10 @@ cdef void begin(
 # The effort of a call that is small.
 cdef void begin_small(Effort* effort) noexcept nogil
 
+# How many threads a sequence gets, of at most `limit`: of so many bytes, read and written, and so many products of two
+# numbers in each of its steps, after which the threads wait for each other.
+cdef int threads_of_sequence(Py_ssize_t size, double products, int limit) noexcept nogil
+
 # What the call took is remembered for the choices to come.
 cdef void end(const Effort* effort) noexcept nogil
 

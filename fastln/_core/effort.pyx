@@ -56,6 +56,9 @@ BACKWARD = Tuning(direction=1, arrays=3, parallel_factor=4, stream_share=4)
 ADD_FORWARD = Tuning(direction=2, arrays=4, parallel_factor=1, stream_share=1)
 ADD_BACKWARD = Tuning(direction=3, arrays=4, parallel_factor=5, stream_share=4)
 
+# Threads of a sequence wait for each other twice a step: with fewer products the wait costs more than they save.
+cdef double MIN_PARALLEL_PRODUCTS = 32768
+
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 stream_bytes = 0
 # The same if nobody has set another, perhaps that very size: the size of the last-level cache.
@@ -121,6 +124,15 @@ cdef void choose_threads(Effort* effort) noexcept nogil:
     if has_grown:  # neither the start of threads nor their being awake now says what it costs to wake them
         effort.began = now()
         effort.gap = effort.pause = 0
+
+
+cdef int threads_of_sequence(Py_ssize_t size, double products, int limit) noexcept nogil:
+    cdef bint has_grown = False
+    if limit < 2 or size < min_parallel_bytes or in_parallel():
+        return 1
+    if products < MIN_PARALLEL_PRODUCTS and min_parallel_bytes > 0:
+        return 1
+    return team_of(limit, &has_grown)
 
 
 cdef void choose_way(Effort* effort) noexcept nogil:

@@ -47,6 +47,19 @@ ELSEWHERE = {
     "weight_init": ("gamma_initializer", "scale_init", "ws_init"),
     "bias_init": ("beta_initializer", "bs_init"),
     "elementwise_affine": ("affine", "use_scale"),
+    # Of recurrence.
+    "state": ("hx", "initial_state", "initial_states", "init_state", "init_states"),
+    "h0": ("h_0", "initial_h"),
+    "lengths": ("sequence_lens", "sequence_length", "sequence_lengths", "seq_len", "seq_lens", "seq_lengths"),
+    "reverse": ("go_backwards",),
+    "batch_first": ("time_major",),
+    "weight_ih": ("w_ih", "kernel"),
+    "weight_hh": ("w_hh", "recurrent_kernel"),
+    "input_size": ("input_dim", "in_features", "input_features"),
+    "hidden_size": ("hidden_dim", "units", "num_units", "hidden_features"),
+    "num_layers": ("n_layers", "layers"),
+    "nonlinearity": ("activation",),
+    "rng": ("seed", "generator", "random_state", "key"),
 }
 HERE = {name: here for here, names in ELSEWHERE.items() for name in names}
 
@@ -57,6 +70,7 @@ REMARKS = {
     "rstd": "1 / sqrt(var + eps)",
     "inplace": "out=x",
     "in_place": "out=x",
+    "time_major": "it is the opposite, batch_first=False where the first axis is time",
 }
 
 MOST_NEAR = 3

@@ -2,7 +2,7 @@
 
 # The one parse of `num_threads`, at the door of a call, before any array is looked at: TypeError or ValueError unless
 # it is None (then 0) or an int >= 1, whose `__index__` is asked once. Costs nothing for None.
-cdef int asked_threads(object num_threads) except -1
+cpdef int asked_threads(object num_threads) except -1
 
 # The limit, at least 1, of a call that asked for so many threads itself (0: for none). With the GIL, when the call is
 # known to be large enough for threads: a small one need not pay for this.

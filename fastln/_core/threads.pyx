@@ -237,7 +237,7 @@ cdef int default_threads() except -1:
     return _default
 
 
-cdef int asked_threads(object num_threads) except -1:
+cpdef int asked_threads(object num_threads) except -1:
     cdef long count
     cdef int overflow = 0
     if num_threads is None:

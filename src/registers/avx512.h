@@ -93,6 +93,25 @@ FLN_INLINE F64x8 operator-(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)};
 FLN_INLINE F64x8 operator*(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 FLN_INLINE F64x8 fma(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 
+FLN_INLINE F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 larger(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 lesser(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+FLN_INLINE F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+FLN_INLINE F32x16 with_sign_of(F32x16 a, F32x16 b) {
+  return {_mm512_or_ps(a.v, _mm512_and_ps(b.v, _mm512_set1_ps(-0.0f)))};
+}
+FLN_INLINE F32x16 as_exponent(F32x16 a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 23))};
+}
+FLN_INLINE F64x8 operator/(F64x8 a, F64x8 b) { return {_mm512_div_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 larger(F64x8 a, F64x8 b) { return {_mm512_max_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 lesser(F64x8 a, F64x8 b) { return {_mm512_min_pd(a.v, b.v)}; }
+FLN_INLINE F64x8 absolute(F64x8 a) { return {_mm512_abs_pd(a.v)}; }
+FLN_INLINE F64x8 with_sign_of(F64x8 a, F64x8 b) {
+  return {_mm512_or_pd(a.v, _mm512_and_pd(b.v, _mm512_set1_pd(-0.0)))};
+}
+FLN_INLINE F64x8 as_exponent(F64x8 a) { return {_mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a.v), 52))}; }
+
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x16 a, F32x16 b, F32x16 c, F32x16 d, float* sums) {
   const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
@@ -136,6 +155,9 @@ struct NativeOf<double> {
 using Quad = F64x4;
 
 constexpr int ACCUMULATORS = 4;
+
+// Sums that a product keeps, in virtual registers (cells/product.h): of 32 registers, 24.
+constexpr int PRODUCT_ACCUMULATORS = 24;
 
 // See avx2.h. With a prototype on Zen 4, of the time of groups of 4: float32 131072x16 0.7, 65536x32 1.0, 32768x64 1.5;
 // float64 131072x16 0.7 to 0.8, 1024x32 0.7 to 0.8. A row's end costs no more than the rest of it: there are masks.

@@ -90,6 +90,30 @@ FLN_INLINE Doubled<H> fused(Doubled<H> a, Doubled<H> b, Doubled<H> c) {
   return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
 }
 
+// a where it is larger (less) than b, else b, which is what comes of a NaN in either.
+template <typename H>
+FLN_INLINE Doubled<H> larger(Doubled<H> a, Doubled<H> b) {
+  return {larger(a.low, b.low), larger(a.high, b.high)};
+}
+template <typename H>
+FLN_INLINE Doubled<H> lesser(Doubled<H> a, Doubled<H> b) {
+  return {lesser(a.low, b.low), lesser(a.high, b.high)};
+}
+template <typename H>
+FLN_INLINE Doubled<H> absolute(Doubled<H> a) {
+  return {absolute(a.low), absolute(a.high)};
+}
+// a, whose sign bit is not set, with that of b.
+template <typename H>
+FLN_INLINE Doubled<H> with_sign_of(Doubled<H> a, Doubled<H> b) {
+  return {with_sign_of(a.low, b.low), with_sign_of(a.high, b.high)};
+}
+// The last bits of a moved to where sign and exponent stand, and zeros behind them.
+template <typename H>
+FLN_INLINE Doubled<H> as_exponent(Doubled<H> a) {
+  return {as_exponent(a.low), as_exponent(a.high)};
+}
+
 // n elements in a register, for work on each by itself: if they are half a register or more, its halves begin and end
 // where they do, and what is between may be in both. So nothing is masked, where the ISA has no masks of its own.
 template <typename V, typename T>

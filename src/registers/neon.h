@@ -96,6 +96,18 @@ FLN_INLINE bool all_le(F64x2 a, F64x2 b) {
 }
 FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
 
+FLN_INLINE F32x4 operator/(F32x4 a, F32x4 b) { return {vdivq_f32(a.v, b.v)}; }
+FLN_INLINE F32x4 larger(F32x4 a, F32x4 b) { return {vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v)}; }
+FLN_INLINE F32x4 lesser(F32x4 a, F32x4 b) { return {vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v)}; }
+FLN_INLINE F32x4 absolute(F32x4 a) { return {vabsq_f32(a.v)}; }
+FLN_INLINE F32x4 with_sign_of(F32x4 a, F32x4 b) { return {vbslq_f32(vdupq_n_u32(0x80000000), b.v, a.v)}; }
+FLN_INLINE F32x4 as_exponent(F32x4 a) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v), 23))}; }
+FLN_INLINE F64x2 larger(F64x2 a, F64x2 b) { return {vbslq_f64(vcgtq_f64(a.v, b.v), a.v, b.v)}; }
+FLN_INLINE F64x2 lesser(F64x2 a, F64x2 b) { return {vbslq_f64(vcltq_f64(a.v, b.v), a.v, b.v)}; }
+FLN_INLINE F64x2 absolute(F64x2 a) { return {vabsq_f64(a.v)}; }
+FLN_INLINE F64x2 with_sign_of(F64x2 a, F64x2 b) { return {vbslq_f64(vdupq_n_u64(0x8000000000000000), b.v, a.v)}; }
+FLN_INLINE F64x2 as_exponent(F64x2 a) { return {vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a.v), 52))}; }
+
 // The four sums, in the order of sum().
 FLN_INLINE float32x2_t halves(F32x4 a) { return vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v)); }
 FLN_INLINE void sums_of_4(F32x4 a, F32x4 b, F32x4 c, F32x4 d, float* sums) {
@@ -126,6 +138,9 @@ using Quad = Doubled<F64x2>;
 
 // 2 vectors of 16 lanes are 8 registers for the sum and 8 for the sum of squares, of 32.
 constexpr int ACCUMULATORS = 2;
+
+// Sums that a product keeps, in virtual registers (cells/product.h): of 32 registers, 24.
+constexpr int PRODUCT_ACCUMULATORS = 6;
 
 // See avx2.h: not measured here.
 template <typename T, bool WHOLE>

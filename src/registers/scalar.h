@@ -28,6 +28,9 @@ struct NativeOf {
 
 constexpr int ACCUMULATORS = 1;
 
+// Sums that a product keeps, in virtual registers (cells/product.h).
+constexpr int PRODUCT_ACCUMULATORS = 1;
+
 // See avx2.h: not measured here.
 template <typename T, bool WHOLE>
 constexpr int MANY_UP_TO = 0;

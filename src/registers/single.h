@@ -61,6 +61,36 @@ template <typename T>
 FLN_INLINE Single<T> fma(Single<T> a, Single<T> b, Single<T> c) {
   return {a.v * b.v + c.v};
 }
+template <typename T>
+FLN_INLINE Single<T> larger(Single<T> a, Single<T> b) {
+  return {a.v > b.v ? a.v : b.v};
+}
+template <typename T>
+FLN_INLINE Single<T> lesser(Single<T> a, Single<T> b) {
+  return {a.v < b.v ? a.v : b.v};
+}
+template <typename T>
+FLN_INLINE Single<T> absolute(Single<T> a) {
+  return {std::fabs(a.v)};
+}
+template <typename T>
+FLN_INLINE Single<T> with_sign_of(Single<T> a, Single<T> b) {
+  return {std::copysign(a.v, b.v)};
+}
+FLN_INLINE Single<float> as_exponent(Single<float> a) {
+  uint32_t bits;
+  std::memcpy(&bits, &a.v, sizeof bits);
+  bits <<= FLT_MANT_DIG - 1;
+  std::memcpy(&a.v, &bits, sizeof bits);
+  return a;
+}
+FLN_INLINE Single<double> as_exponent(Single<double> a) {
+  uint64_t bits;
+  std::memcpy(&bits, &a.v, sizeof bits);
+  bits <<= DBL_MANT_DIG - 1;
+  std::memcpy(&a.v, &bits, sizeof bits);
+  return a;
+}
 // Rounded once, on every ISA: fma() may round twice where there is no instruction for it.
 template <typename T>
 FLN_INLINE Single<T> fused(Single<T> a, Single<T> b, Single<T> c) {

@@ -104,6 +104,18 @@ FLN_INLINE F64x2 fused(F64x2 a, F64x2 b, F64x2 c) {
 FLN_INLINE bool all_le(F64x2 a, F64x2 b) { return _mm_movemask_pd(_mm_cmple_pd(a.v, b.v)) == 3; }
 FLN_INLINE F64x2 fma(F64x2 a, F64x2 b, F64x2 c) { return {_mm_add_pd(_mm_mul_pd(a.v, b.v), c.v)}; }
 
+FLN_INLINE F32x4 operator/(F32x4 a, F32x4 b) { return {_mm_div_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 larger(F32x4 a, F32x4 b) { return {_mm_max_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 lesser(F32x4 a, F32x4 b) { return {_mm_min_ps(a.v, b.v)}; }
+FLN_INLINE F32x4 absolute(F32x4 a) { return {_mm_andnot_ps(_mm_set1_ps(-0.0f), a.v)}; }
+FLN_INLINE F32x4 with_sign_of(F32x4 a, F32x4 b) { return {_mm_or_ps(a.v, _mm_and_ps(b.v, _mm_set1_ps(-0.0f)))}; }
+FLN_INLINE F32x4 as_exponent(F32x4 a) { return {_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a.v), 23))}; }
+FLN_INLINE F64x2 larger(F64x2 a, F64x2 b) { return {_mm_max_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 lesser(F64x2 a, F64x2 b) { return {_mm_min_pd(a.v, b.v)}; }
+FLN_INLINE F64x2 absolute(F64x2 a) { return {_mm_andnot_pd(_mm_set1_pd(-0.0), a.v)}; }
+FLN_INLINE F64x2 with_sign_of(F64x2 a, F64x2 b) { return {_mm_or_pd(a.v, _mm_and_pd(b.v, _mm_set1_pd(-0.0)))}; }
+FLN_INLINE F64x2 as_exponent(F64x2 a) { return {_mm_castsi128_pd(_mm_slli_epi64(_mm_castpd_si128(a.v), 52))}; }
+
 // The four sums, in the order of sum(), by transposing rather than one after the other.
 FLN_INLINE void sums_of_4(F32x4 a, F32x4 b, F32x4 c, F32x4 d, float* sums) {
   _MM_TRANSPOSE4_PS(a.v, b.v, c.v, d.v);
@@ -133,6 +145,9 @@ struct NativeOf<double> {
 using Quad = Doubled<F64x2>;
 
 constexpr int ACCUMULATORS = 1;
+
+// Sums that a product keeps, in virtual registers (cells/product.h): of 16 registers, 8.
+constexpr int PRODUCT_ACCUMULATORS = 2;
 
 // See avx2.h: not measured here.
 template <typename T, bool WHOLE>

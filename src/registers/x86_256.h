@@ -119,6 +119,22 @@ FLN_INLINE F64x4 fused(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v,
 FLN_INLINE bool all_le(F64x4 a, F64x4 b) { return _mm256_movemask_pd(_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)) == 15; }
 FLN_INLINE F64x4 fma(F64x4 a, F64x4 b, F64x4 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 
+FLN_INLINE F32x8 operator/(F32x8 a, F32x8 b) { return {_mm256_div_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 larger(F32x8 a, F32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 lesser(F32x8 a, F32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+FLN_INLINE F32x8 absolute(F32x8 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+FLN_INLINE F32x8 with_sign_of(F32x8 a, F32x8 b) {
+  return {_mm256_or_ps(a.v, _mm256_and_ps(b.v, _mm256_set1_ps(-0.0f)))};
+}
+FLN_INLINE F32x8 as_exponent(F32x8 a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 23))}; }
+FLN_INLINE F64x4 larger(F64x4 a, F64x4 b) { return {_mm256_max_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 lesser(F64x4 a, F64x4 b) { return {_mm256_min_pd(a.v, b.v)}; }
+FLN_INLINE F64x4 absolute(F64x4 a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
+FLN_INLINE F64x4 with_sign_of(F64x4 a, F64x4 b) {
+  return {_mm256_or_pd(a.v, _mm256_and_pd(b.v, _mm256_set1_pd(-0.0)))};
+}
+FLN_INLINE F64x4 as_exponent(F64x4 a) { return {_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.v), 52))}; }
+
 // Of each, the lower plus the upper 128 bits: those of a, then those of b. A blend runs where a shuffle does not.
 FLN_INLINE __m256 halves(F32x8 a, F32x8 b) {
   return _mm256_add_ps(_mm256_blend_ps(a.v, b.v, 0xf0), _mm256_permute2f128_ps(a.v, b.v, 0x21));

@@ -1,7 +1,8 @@
 """What tools/fuzz.py is made of.
 
 operations.py is the registry, whose entries are all that a new operation adds. From it come, in this order, the values
-of a case (values.py), their places in memory (memory.py), the call (calls.py) and its checks (checks.py).
+of a case (values.py), their places in memory (memory.py), the call (calls.py) and its checks (checks.py). Recurrence
+has cases of its own (sequences.py).
 
 Here is all that comes from the tests and from the private side of fastln.
 """
@@ -13,8 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from bounds import PROMISED, PROMISED_OF_RMS, half_subnormal, half_unit
+from bounds import PROMISED, PROMISED_OF_RMS, USUAL, half_subnormal, half_unit
 from fences import Room
+from recurrent_cases import CELLS, make_case, step_sizes
 from regimes import BACKWARD_REGIMES, DY, ELEMENTS, REGIMES, computed, finfo, is_narrow, is_tried, stored
 
 from fastln import _reference as exact
@@ -24,6 +26,8 @@ from fastln._core.stores import forget as forget_streaming
 from fastln._reference import long_double_suffices
 
 IS_SANITIZED = "-fsanitize=" in str(config()["build"])
+
+STEP_ERROR = USUAL["h and c"]
 
 Rng = np.random.Generator
 Array = np.ndarray
@@ -46,6 +50,7 @@ def chance(rng, probability):
 
 __all__ = [
     "BACKWARD_REGIMES",
+    "CELLS",
     "DY",
     "FLOATS",
     "IS_SANITIZED",
@@ -53,6 +58,7 @@ __all__ = [
     "PROMISED",
     "PROMISED_OF_RMS",
     "REGIMES",
+    "STEP_ERROR",
     "Array",
     "Rng",
     "Room",
@@ -66,8 +72,10 @@ __all__ = [
     "is_narrow",
     "is_tried",
     "long_double_suffices",
+    "make_case",
     "pick",
     "set_min_parallel_bytes",
     "set_stream_bytes",
+    "step_sizes",
     "stored",
 ]

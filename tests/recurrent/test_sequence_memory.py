@@ -1,0 +1,138 @@
+"""Calls over sequences touch their results only, and take no memory that grows with the number of steps."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from fences import needs_mprotect
+from helpers import keeps_no_memory, run_python
+from recurrent_cases import CELLS, OBJECTS, make_case
+
+import fastln
+
+GUARD_PAGES = r"""
+import itertools, sys
+import numpy as np
+import fastln
+from fences import Room
+from helpers import assert_same_bits
+from recurrent_cases import CELLS, OBJECTS, make_case
+
+isa, dtype = sys.argv[1], np.dtype(sys.argv[2])
+fastln.set_isa(isa)
+rooms = {}
+
+
+def place(name, array, at_end):
+    room = rooms.setdefault(name, Room(1 << 18))
+    return room.place(array.reshape(-1), at_end).reshape(array.shape)
+
+
+def check(case, at_end, lengths):
+    expected = case(lengths=lengths)
+    x = place("x", case.x, at_end)
+    state = tuple(place(f"state {i}", one, at_end) for i, one in enumerate(case.state))
+    parameters = {name: place(name, value, at_end) for name, value in case.parameters.items()}
+    y, after = case(x=x, state=state, parameters=parameters, lengths=lengths, out=place("y", expected[0], at_end))
+    assert_same_bits(y.copy(), expected[0])
+    network = OBJECTS[case.kind](x.shape[2], y.shape[2], norm_bias=case.kind == "rnn", dtype=dtype)
+    for name in network.parameters:
+        network.parameters[name] = place(name, network.parameters[name], at_end)
+    (y, after), saved = network.forward(x, lengths=lengths)
+    network.backward(place("dy", y, at_end), None, saved)
+
+
+# Sizes around registers and panels, and batches around tiles.
+sizes = [(1, 1, 1), (3, 17, 7), (16, 5, 1), (31, 32, 7), (33, 2, 1), (8, 8, 13), (65, 3, 2), (4, 259, 3)]
+for cell, (hidden, inputs, batch), at_end in itertools.product(CELLS, sizes, (True, False)):
+    print(cell, hidden, inputs, batch, "end" if at_end else "start", flush=True)
+    case = make_case(cell, 3, batch, inputs, hidden, dtype)
+    check(case, at_end, None if at_end else np.arange(batch) % 4)
+print("done")
+"""
+
+
+@needs_mprotect
+def test_nothing_is_touched_before_or_after_the_arrays(isa, dtype):
+    done = run_python(GUARD_PAGES, isa, dtype)
+    last = done.stdout.splitlines()[-1] if done.stdout else "the start"
+    assert done.returncode == 0, f"exit status {done.returncode} at {last}\n{done.stderr[-3000:]}"
+    assert last == "done"
+
+
+def peak_of(call):
+    """The most that was allocated at once, in bytes."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_memory_does_not_grow_with_the_steps(cell):
+    """Beside the result, which goes where the caller wants it: a hundred times the steps take what some steps take."""
+    peaks = []
+    for steps in (5, 500):
+        case, y = make_case(cell, steps, 3, 16, 32), np.empty((steps, 3, 32), np.float32)
+        peaks.append(peak_of(functools.partial(case, out=y)))
+    assert peaks[1] <= peaks[0] + 4096  # of x alone 500 steps have 96000 bytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_no_allocation_that_python_does_not_see_grows_with_the_steps():
+    """Of the process itself, whose largest size 40 times the steps must not move: gates of all of them are 80 MB."""
+    code = """
+import resource
+import numpy as np
+import fastln
+
+def largest():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+rng = np.random.default_rng(0)
+x, y = np.zeros((2000, 40, 1), np.float32), np.zeros((2000, 40, 64), np.float32)
+x[...] = rng.standard_normal(x.shape)
+weights = rng.standard_normal((256, 1)), rng.standard_normal((256, 64))
+fastln.layer_norm_lstm(x[:50], None, *weights, out=y[:50])
+before = largest()
+fastln.layer_norm_lstm(x, None, *weights, out=y)
+print((largest() - before) / 1024)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 8
+
+
+def test_calls_and_objects_leave_nothing_behind():
+    case = make_case("lstm", 3, 2, 4, 8)
+    network = fastln.LayerNormGRU(4, 8, num_layers=2)
+
+    def work():
+        for _ in range(300):
+            case()
+            (y, state), saved = network.forward(case.x)
+            network.backward(y, state, saved)
+            network.freeze().step(case.x[0])
+            with pytest.raises(ValueError, match=r"^x must"):
+                network(case.x[..., :2])
+
+    assert keeps_no_memory(work)
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_a_frozen_object_holds_a_copy(kind):
+    network = OBJECTS[kind](4, 8)
+    x = np.random.default_rng(0).standard_normal((5, 2, 4)).astype(np.float32)
+    frozen, (before, _) = network.freeze(), network(x)
+    for name in network.parameters:
+        network.parameters[name] *= 1.5
+    after, _ = network(x)
+    assert not np.array_equal(after, before)
+    assert np.array_equal(frozen(x)[0], before)
+    assert np.array_equal(network.freeze()(x)[0], after)
