@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..contenders import PEER, SUBJECT, Contender, RefusedError
+from ..grid.arrays import Prepared
 from ..timing import machine
 from ..timing.intervals import Ratio, geometric_mean, paired_ratio, time_with_interval
 from ..timing.measure import Effort, measure
@@ -54,7 +54,7 @@ def visit(result: CellTimes, contenders: Sequence[Contender], effort: Effort, se
     """Prepare, check and time all contenders of a cell once."""
     arrays = make_arrays(result.cell, seed)
     exact = exact_outputs(arrays)
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Prepared] = {}
     for contender in contenders:
         result.kinds[contender.name] = contender.kind
         try:
@@ -62,7 +62,7 @@ def visit(result: CellTimes, contenders: Sequence[Contender], effort: Effort, se
         except RefusedError as refusal:
             result.refused[contender.name] = str(refusal)
             continue
-        calls[contender.name] = prepared.call
+        calls[contender.name] = prepared
         result.errors[contender.name] = error
     rng = np.random.default_rng((seed, *map(ord, str(result.cell))))
     samples = measure(calls, effort, rng, None, settle=result.cell.threads > 1, subject=result.subject)

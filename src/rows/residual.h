@@ -10,11 +10,11 @@
 
 // Of the sums that are added before any of them is normalized. Where the four arrays of a thread come from memory, rows
 // up to a page are taken by fewer bytes, and the next ones are asked for before these are normalized, which leaves
-// memory idle. Zen 4, one thread, of the time of 8 KiB and no asking: float32 4096x768 0.74, 32768x64 0.88, 131072x16
+// memory idle. Zen 5, one thread, of the time of 8 KiB and no asking: float32 4096x768 0.74, 32768x64 0.88, 131072x16
 // 0.89; but 10000x50 in L3 1.06 (2 KiB 1.25, 16 KiB 0.98), 512x1024 1.04 (2 KiB 1.08, 16 KiB 1.01).
 constexpr ptrdiff_t ADDED_BYTES = 8192, FAR_ADDED_BYTES = 4096, FAR_SUM_BYTES = 16 << 20;
 
-// Sums that go past the cache wait for it in so much room; those of rows longer than a page do not. Zen 4, float32, of
+// Sums that go past the cache wait for it in so much room; those of rows longer than a page do not. Zen 5, float32, of
 // the time of 16 KiB for all rows up to 16 KiB and no asking: short rows in half the room 131072x16 0.86, 32768x64
 // 0.81, but 4096x768 1.18 (with asking, 16 KiB: 0.95, 32 KiB 0.94); rows of 16 KiB stored in the cache 2048x4096 0.86.
 constexpr ptrdiff_t STAGED_SUM_BYTES = 16384, SHORT_STAGED_SUM_BYTES = 8192, SHORT_SUM_BYTES = 1024;
