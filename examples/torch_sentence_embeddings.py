@@ -139,11 +139,15 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(former)
 
 
+def norms_of(encoder: Encoder) -> list[nn.LayerNorm]:
+    """Its norms, in the order of a pass."""
+    return [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)]
+
+
 def inputs_of_norms(encoder: Encoder, ids: Tensor, mask: Tensor) -> list[tuple[nn.LayerNorm, Tensor]]:
     """Each norm of a pass and what it is given."""
     given: list[tuple[nn.LayerNorm, Tensor]] = []
-    norms = [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)]
-    hooks = [norm.register_forward_pre_hook(lambda norm, x: given.append((norm, x[0]))) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(lambda norm, x: given.append((norm, x[0]))) for norm in norms_of(encoder)]
     with torch.inference_mode():
         encoder(ids, mask)
     for hook in hooks:
@@ -152,29 +156,51 @@ def inputs_of_norms(encoder: Encoder, ids: Tensor, mask: Tensor) -> list[tuple[n
 
 
 class Times(NamedTuple):
-    """Seconds of a pass: its norms, called one after the other, and the whole encoder."""
+    """Seconds of a pass: in its norms, and altogether."""
 
     norms: float
     whole: float
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = perf_counter()
-    function()
-    return perf_counter() - start
+class Stopwatch:
+    """Adds up the time in the norms of an encoder while it is open: in a pass, where x has just been written."""
+
+    def __init__(self, encoder: Encoder):
+        self.norms = norms_of(encoder)
+        self.seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self.hooks = [norm.register_forward_pre_hook(self.start) for norm in self.norms]
+        self.hooks += [norm.register_forward_hook(self.stop) for norm in self.norms]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def start(self, norm: nn.Module, x: tuple[Tensor]) -> None:
+        self.started = perf_counter()
+
+    def stop(self, norm: nn.Module, x: tuple[Tensor], y: Tensor) -> None:
+        self.seconds += perf_counter() - self.started
+
+
+def time_pass(encoder: Encoder, ids: Tensor, mask: Tensor) -> Times:
+    """Encode once."""
+    with Stopwatch(encoder) as watch:
+        start = perf_counter()
+        encoder(ids, mask)
+        return Times(watch.seconds, perf_counter() - start)
 
 
 def compare_times(encoder: Encoder, ids: Tensor, mask: Tensor, repeats: int) -> dict[str, Times]:
     """The medians of both settings, measured in turns, so that what else the machine does falls on both."""
-    calls = inputs_of_norms(encoder, ids, mask)
     runs: dict[str, list[Times]] = {name: [] for name in NAMES}
     with torch.inference_mode():
         for _ in range(1 + repeats):
             for name in NAMES:
                 with SETTINGS[name]():
-                    norms = timed(lambda: [norm(x) for norm, x in calls])
-                    runs[name].append(Times(norms, timed(lambda: encoder(ids, mask))))
+                    runs[name].append(time_pass(encoder, ids, mask))
     # The first run of each warms caches and threads up.
     return {name: Times(*(median(column) for column in zip(*run[1:], strict=True))) for name, run in runs.items()}
 
