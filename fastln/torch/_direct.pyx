@@ -8,7 +8,7 @@ otherwise, without a reason: then the call is PyTorch's, and so is its error if 
 import torch
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Clear
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_CheckExact
@@ -59,7 +59,7 @@ cdef const DLExchange* find_exchange() except? NULL:
     """The functions of version 1, NULL where PyTorch has none."""
     cdef const DLExchange* found
     capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None:
+    if not PyCapsule_IsValid(capsule, "dlpack_exchange_api"):
         return NULL
     found = <const DLExchange*> PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
     while found != NULL and found.version.major > DLPACK_MAJOR:

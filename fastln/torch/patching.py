@@ -224,7 +224,7 @@ def _make_forward(original: Callable[..., Any], norm: Norm) -> types.FunctionTyp
     return forward  # type: ignore[return-value]
 
 
-def _normalized(module: torch.nn.Module, norm: Norm, x: object) -> Tensor | None:
+def _normalized(module: torch.nn.Module, norm: Norm, x: Any) -> Tensor | None:
     """The result where fastln rounds as the module does; None where it does not, or something is to see the call."""
     if type(x) is not Tensor or x.ndim == 0:
         return None
@@ -275,7 +275,8 @@ def _bind(module: torch.nn.Module, forward: types.FunctionType) -> None:
 
 def _state_of(module: torch.nn.Module) -> Any:
     """What pickle and copy take of a module, as if it were not patched."""
-    state: Any = type(module).__getstate__(module)  # type: ignore[no-untyped-call]
+    kind: Any = type(module)
+    state = kind.__getstate__(module)
     if not isinstance(state, dict):
         return state
     return {name: value for name, value in state.items() if name not in ATTRIBUTES}
@@ -290,6 +291,6 @@ def _deep_copy_of(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Mod
         reduced: Any = module.__reduce_ex__(4)
         make, arguments, state = reduced[:3]
         other = memo[id(module)] = make(*arguments)
-        other.__setstate__(copy.deepcopy(state, memo))  # type: ignore[no-untyped-call]
+        other.__setstate__(copy.deepcopy(state, memo))
     _bind(other, vars(module)["forward"].__func__)
     return other
