@@ -33,7 +33,7 @@ MEANS = (0.0, 1e3, 1e4)
 EPS = 1e-5
 # What ordinary rows keep, in eps of the dtype: see docs/accuracy.md.
 USUAL = {"y": 2, "dx": 4, "dweight": 2, "dbias": 2}
-# Of outputs below 1 after 5 steps of ordinary numbers, in eps. Measured: 9.
+# Of outputs below 1 after 5 steps of ordinary numbers, in eps. Measured: up to 10.
 SEQUENCE_ERROR = 50
 # Instruction sets that promise the same bits, and a checksum of them.
 FUSED = ("avx512", "avx2", "neon")

@@ -24,6 +24,7 @@ from fastln._core.sequence_arguments import (
     check_layer,
     check_lengths,
     check_out,
+    check_rows,
     check_state,
     given_back,
     usable_layer,
@@ -312,6 +313,7 @@ def _run(
     settings = settings._replace(eps=as_eps(settings.eps))
     out = as_out(out)
 
+    check_rows(rows)
     _, batch, input_size = rows.sizes
     hidden_size = check_layer(kind, layer, input_size)
     shape = (batch, hidden_size) if rows.has_batch else (hidden_size,)
