@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastln._core.describe import describe
 from fastln._core.forms import Form, Sized
-from fastln._core.recurrent_calls import alone, as_given, by_layer, check_features, run
+from fastln._core.recurrent_calls import alone, as_given, check_features, run
 from fastln._core.sequence_arguments import (
     Array,
     Layer,
@@ -18,7 +18,7 @@ from fastln._core.sequence_arguments import (
     as_float32_or_64,
     as_state,
     check_state,
-    usable_rows,
+    usable,
     usable_state,
 )
 from fastln._core.sequences import pack, run_sequence
@@ -109,29 +109,54 @@ class FrozenRecurrent(Sized):
         ((1, 4), True)
         """
         asked = asked_threads(num_threads)
-        names, settings = self._form.states, self._settings
+        read: Any = x_t
+        states = self._usual_states(x_t, state)
+        if states is None:
+            read, states = self._other_step(x_t, state)
+        kind, settings, number = self._form.kind.name, self._settings, 0
+        # With axes for time and, where there is none, for the batch.
+        read = read[None] if read.ndim == 2 else read[None, None]
+        h, c = states if len(states) == 2 else (states[0], None)
+        for layer in self._layers:
+            own = h[number : number + 1] if h.ndim == 2 else h[number]
+            own_c = None if c is None else c[number : number + 1] if c.ndim == 2 else c[number]
+            run_sequence(
+                kind, read, None, own, own_c, None, None, layer.packed, layer.bias, layer.norms, settings.eps, None,
+                False, settings.carry_normalized, settings.relu, None, asked,
+            )  # fmt: skip
+            read, number = own[None], number + 1
+        return alone(states)
+
+    def _usual_states(self, x_t: Any, state: Any) -> tuple[Array, ...] | None:
+        """Copies of the states of the usual step, which takes some microseconds: exact arrays that fit; else None."""
+        dtype, form = self._dtype, self._form
+        if type(x_t) is not np.ndarray or x_t.dtype != dtype or not (x_t.flags.c_contiguous and x_t.flags.aligned):
+            return None
+        if x_t.ndim not in (1, 2) or x_t.shape[-1] != form.input_size:
+            return None
+        given = (state,) if len(form.kind.states) == 1 else state
+        if type(given) is not tuple or len(given) != len(form.kind.states):
+            return None
+        shape = (form.num_layers, *x_t.shape[:-1], form.hidden_size)
+        for one in given:
+            if type(one) is not np.ndarray or one.dtype != dtype or one.shape != shape:
+                return None
+        return tuple([one.copy() for one in given])
+
+    def _other_step(self, x_t: Any, state: Any) -> tuple[Array, tuple[Array, ...]]:
+        """What any other step reads, and copies of its states; or what is wrong with it."""
+        names = self._form.states
         # These may run anybody's code.
-        taken = as_float32_or_64("x_t", x_t)
+        read = as_float32_or_64("x_t", x_t)
         given = as_state(names, state)
 
-        self._check_dtype("x_t", taken)
-        if taken.ndim not in (1, 2):
-            raise ValueError(f"x_t must have 2 dimensions, or 1 without a batch, got {taken.ndim}")
-        rows = Rows(taken[None], batch_first=False)
-        check_features("x_t", taken, self._form)
-        shape = self._form.state_shape(rows)
+        self._check_dtype("x_t", read)
+        if read.ndim not in (1, 2):
+            raise ValueError(f"x_t must have 2 dimensions, or 1 without a batch, got {read.ndim}")
+        check_features("x_t", read, self._form)
+        shape = self._form.state_shape(Rows(read[None], batch_first=False))
         check_state(names, given, shape, "x_t and the sizes of the object")
-        states = usable_state(names, given, shape, self._dtype)
-        read = usable_rows(rows.by_time(rows.x), self._dtype)
-        h, *c = by_layer(states, rows)
-        for number, layer in enumerate(self._layers):
-            run_sequence(
-                self._form.kind.name, read, None, h[number], c[0][number] if c else None, None, None, layer.packed,
-                layer.bias, layer.norms, settings.eps, None, False, settings.carry_normalized, settings.relu, None,
-                asked,
-            )  # fmt: skip
-            read = h[number : number + 1]
-        return alone(states)
+        return usable("x_t", read, self._dtype), usable_state(names, given, shape, self._dtype)
 
     def _check_dtype(self, name: str, x: Array) -> None:
         if x.dtype.newbyteorder("=") != self._dtype:

@@ -24,6 +24,7 @@ from fastln._core.sequence_arguments import (
     check_layer,
     check_lengths,
     check_out,
+    check_rows,
     check_state,
     given_back,
     usable_layer,
@@ -86,7 +87,7 @@ def layer_norm_rnn(
     Returns
     -------
     y : ndarray
-        h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
+        The state h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
     h : ndarray
         The last state of each sequence, (B, H) or (H,).
 
@@ -156,7 +157,7 @@ def layer_norm_lstm(
     x : array of float32 or float64, shape (T, B, I), (B, T, I) if batch_first, or (T, I)
         As in `layer_norm_rnn`.
     state : pair of arrays of floats, shapes (B, H) or (H,), or None
-        h and c before the first step; None stands for zeros. They are not written to.
+        The states h and c before the first step; None stands for zeros. They are not written to.
     weight_ih, weight_hh : array of floats, shapes (4 * H, I) and (4 * H, H)
         The matrices of the input and of the state, the rows of each gate together: i, f, g, o.
     bias : array of floats, shape (4 * H,), optional
@@ -174,7 +175,7 @@ def layer_norm_lstm(
     Returns
     -------
     y : ndarray
-        h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
+        The state h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
     state : tuple of ndarray
         The last h and c of each sequence, (B, H) or (H,).
 
@@ -258,7 +259,7 @@ def layer_norm_gru(
     Returns
     -------
     y : ndarray
-        h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
+        The state h after each step: x's shape with H for I, and its dtype. `out`, if it was given.
     h : ndarray
         The last state of each sequence, (B, H) or (H,).
 
@@ -312,6 +313,7 @@ def _run(
     settings = settings._replace(eps=as_eps(settings.eps))
     out = as_out(out)
 
+    check_rows(rows)
     _, batch, input_size = rows.sizes
     hidden_size = check_layer(kind, layer, input_size)
     shape = (batch, hidden_size) if rows.has_batch else (hidden_size,)

@@ -47,11 +47,10 @@ class Case(NamedTuple):
         y, after = FUNCTIONS[self.kind](x, state, **given, **(self.options | options))
         return y, after if isinstance(after, tuple) else (after,)
 
-    def exact(self, **options):
+    def exact(self, eps=EPS, lengths=None, reverse=False):
         """y, the last state and what the way back needs, in long double."""
-        return exact.forward(
-            self.kind, self.x, self.state, self.parameters, reference_options(self.options | options), **options
-        )
+        options = reference_options(self.options | {"eps": eps})
+        return exact.forward(self.kind, self.x, self.state, self.parameters, options, lengths, reverse)
 
 
 def reference_options(options):

@@ -127,6 +127,70 @@ def test_a_wrong_argument_that_is_taken_is_found(findings, break_call):
     assert any("no error" in finding for finding in findings())
 
 
+@pytest.fixture
+def break_sequences(fuzz, monkeypatch):
+    """break_sequences(change) lets change(call, case) spoil every call over a sequence but the plain ones."""
+    sequences = importlib.import_module("fuzzing.sequences")
+
+    def install(change):
+        call = sequences.SequenceCase.call
+        monkeypatch.setattr(sequences.SequenceCase, "call", lambda case: change(call, case))
+
+    return install
+
+
+def flip_the_last_bit(call, case):
+    y, *states = call(case)
+    if y.size:
+        y.view(np.ndarray)[(-1,) * 3] += 1
+    return (y, *states)
+
+
+def write_beside(call, case):
+    case.memories[0].bytes[-1:] ^= 1
+    return call(case)
+
+
+def take_anything_for_a_sequence(call, case):
+    try:
+        return call(case)
+    except (TypeError, ValueError):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (flip_the_last_bit, "is not that of contiguous copies on one thread"),
+        (write_beside, "bytes of a memory are not as they should be"),
+        (take_anything_for_a_sequence, "no error"),
+    ],
+)
+def test_what_is_wrong_with_a_sequence_is_found(findings, break_sequences, change, words):
+    break_sequences(change)
+    assert any(words in finding for finding in findings())
+
+
+def test_a_larger_error_of_a_step_is_found(findings, monkeypatch, fuzz):
+    monkeypatch.setattr(importlib.import_module("fuzzing.sequences"), "STEP_ERROR", 1e-3)
+    assert any("the error of h is" in finding for finding in findings())
+
+
+def test_a_sequence_that_depends_on_its_batch_is_found(findings, monkeypatch, fuzz):
+    cases = importlib.import_module("recurrent_cases")
+
+    def broken(function):
+        def call(x, state, *arguments, batch_first=False, **options):
+            y, after = function(x, state, *arguments, batch_first=batch_first, **options)
+            y[...] *= 1 + 1e-3 * x.shape[0 if batch_first else 1]
+            return y, after
+
+        return call
+
+    monkeypatch.setattr(cases, "FUNCTIONS", {kind: broken(function) for kind, function in cases.FUNCTIONS.items()})
+    assert any("alone has other bits than among the others" in finding for finding in findings())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a signal")
 def test_the_end_of_the_process_is_reported_with_its_case(tmp_path):
     site = tmp_path / "sitecustomize.py"

@@ -107,6 +107,21 @@ def spreading_nan(y, x, options):
     return y
 
 
+def wrong_network(name, change):
+    """A recurrent object whose outputs are changed."""
+
+    def replace(patch):
+        call = getattr(fastln, name).__call__
+
+        def changed(network, x, *arguments, **options):
+            y, state = call(network, x, *arguments, **options)
+            return change(y, options), state
+
+        patch.setattr(getattr(fastln, name), "__call__", changed)
+
+    return replace
+
+
 def writes_before_it_checks(patch):
     """layer_norm that touches out first."""
     layer_norm = fastln.layer_norm
@@ -160,6 +175,14 @@ WRONG = {
     "float16 is rounded down": (
         wrong_forward(lambda y, x, _: nudged(y) if x.dtype == np.float16 else y),
         "float16 is computed in float32 and rounded once",
+    ),
+    "the GRU is another one": (
+        wrong_network("LayerNormGRU", lambda y, options: off_by(300, y)),
+        "sequences are the paper's, and step after step",
+    ),
+    "a sequence depends on the threads": (
+        wrong_network("LayerNormLSTM", lambda y, options: nudged(y) if options.get("num_threads") == 3 else y),
+        "sequences are the paper's, and step after step",
     ),
     "NaN spreads": (wrong_forward(spreading_nan), "NaN, Inf and constant rows"),
     "a wrong weight is accepted": (accepting("weight", ValueError), "wrong calls are refused"),

@@ -194,3 +194,25 @@ def test_examples_of_a_page_are_found_where_they_are(tmp_path: Path) -> None:
 
     page = "# Page\n\n```python\nx = 1\n```\nwords\n```python\n>>> y = 'a'\n>>> x\n1\n```\n```text\nz z\n```\n"
     assert type_examples.code_of(page).splitlines() == ["", "", "", "x = 1", "", "", "", "y = 'a'", "x", *[""] * 6]
+
+
+def test_sequences_have_the_dtype_of_x() -> None:
+    x = np.ones((5, 2, 3), np.float32)
+    matrices = np.ones((16, 3)), np.ones((16, 4))
+    y, state = fastln.layer_norm_lstm(x, None, *matrices, ih_norm=(np.ones(16), None))
+    assert_type(y, Float32)
+    assert_type(state, tuple[Float32, Float32])
+    gru = fastln.LayerNormGRU(3, 4)
+    (wide, h), saved = gru.forward(np.ones((5, 2, 3)))
+    assert_type((wide, h), tuple[Float64, Float64])
+    gradients = gru.backward(wide, h, saved)
+    assert_type(gradients.dstate, Floats)
+    assert_type(gradients.dparameters, dict[str, Floats])
+    lstm = fastln.LayerNormLSTM(3, 4)
+    stepped = lstm.freeze().step(x[0])
+    assert_type(stepped, tuple[Floats, Floats])
+    assert dtypes((y, *state, wide, h, gradients.dx, *stepped)) == [
+        *[np.float32] * 3,
+        *[np.float64] * 3,
+        *[np.float32] * 2,
+    ]

@@ -22,6 +22,7 @@ from fastln._core.sequence_arguments import (
     as_state,
     check_lengths,
     check_out,
+    check_rows,
     check_state,
     given_back,
     usable_out,
@@ -58,8 +59,10 @@ def run(
     form: Form, layers: list[list[Layer]], settings: Settings, given: Given, asked: int, keeps: bool = False
 ) -> Run:
     """Check what is given and run the layers over it; what the way back needs is kept if it `keeps` anything."""
-    rows, dtype, shape = given.rows, given.rows.dtype, form.state_shape(given.rows)
+    rows, dtype = given.rows, given.rows.dtype
+    check_rows(rows)
     check_features("x", rows.x, form)
+    shape = form.state_shape(rows)
     check_state(form.states, given.state, shape, "x and the sizes of the object")
     lengths = check_lengths(given.lengths, rows)
     check_out(given.out, rows, form.features)

@@ -120,12 +120,7 @@ def as_float32_or_64(name: str, value: Any) -> Array:
 
 def as_rows(x: Any, batch_first: bool) -> Rows:
     """An array of floats and where its axes are."""
-    rows = Rows(as_float32_or_64("x", x), batch_first)
-    if rows.x.ndim not in (2, 3):
-        raise ValueError(f"x must have 3 dimensions, or 2 without a batch, got {rows.x.ndim}")
-    if rows.x.shape[-1] == 0:
-        raise ValueError(f"x must have a last dimension of at least 1, got shape {rows.x.shape}")
-    return rows
+    return Rows(as_float32_or_64("x", x), batch_first)
 
 
 def as_layer(kind: Kind, weight_ih: Any, weight_hh: Any, bias: Any, norms: tuple[Any, ...]) -> Layer:
@@ -181,6 +176,14 @@ def as_word(name: str, value: Any, words: tuple[_Word, ...]) -> _Word:
 
 
 # Checks
+
+
+def check_rows(rows: Rows) -> None:
+    """Whether x has steps, each of at least one number."""
+    if rows.x.ndim not in (2, 3):
+        raise ValueError(f"x must have 3 dimensions, or 2 without a batch, got {rows.x.ndim}")
+    if rows.x.shape[-1] == 0:
+        raise ValueError(f"x must have a last dimension of at least 1, got shape {rows.x.shape}")
 
 
 def check_layer(kind: Kind, layer: Layer, input_size: int) -> int:

@@ -219,6 +219,15 @@ def test_copies_are_apart(kind):
         assert repr(other) == repr(network)
 
 
+def test_copies_of_frozen_objects_give_the_same_bits(kind):
+    """Wherever the packed matrices lie then."""
+    frozen = OBJECTS[kind](30, 40, num_layers=2, rng=0).freeze()
+    x = normal(5, 3, 30)
+    y, _ = frozen(x)
+    for other in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert_same_bits(other(x)[0], y)
+
+
 def test_attributes_are_read_or_checked(kind):
     network = OBJECTS[kind](3, 4, 2, batch_first=True, bidirectional=True, norm_bias=False)
     assert (network.input_size, network.hidden_size, network.num_layers) == (3, 4, 2)

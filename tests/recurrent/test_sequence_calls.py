@@ -127,6 +127,36 @@ def test_arguments_are_left_alone():
         assert_same_bits(array, same)
 
 
+class Changing:
+    """Converts to an array, and does something to another argument meanwhile."""
+
+    def __init__(self, array, act):
+        self.array, self.act = array, act
+
+    def __array__(self, dtype=None, copy=None):
+        self.act()
+        return self.array
+
+
+@pytest.mark.parametrize("new_shape", [(60,), (1, 60), (2, 3, 10), (4, 15)])
+@pytest.mark.parametrize("later", ["bias", "c_norm", "lengths"])
+def test_an_argument_that_changes_x_meanwhile_is_refused_or_right(later, new_shape):
+    """By what it is when all have been converted: nothing past its end is read."""
+    case = make_case("lstm", 4, 3, 5, 8)
+    x = case.x.copy()
+
+    def act():
+        x.shape = new_shape
+
+    given = {"state": case.state, **arguments_of("lstm", case.parameters), "lengths": np.array([1, 2, 3])}
+    if later == "c_norm":
+        given["c_norm"] = (Changing(given["c_norm"][0], act), None)
+    else:
+        given[later] = Changing(given[later], act)
+    with pytest.raises(ValueError, match=r"^\S+ must .*, got"):
+        fastln.layer_norm_lstm(x, **given)
+
+
 # Calls that are refused: {what: (of which cell, what is replaced, the exception, the words)}. x is (4, 3, 5), H is 8.
 
 
