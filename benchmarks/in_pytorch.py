@@ -1,0 +1,93 @@
+"""PyTorch's norms without fastln and with it: python -m benchmarks.in_pytorch prints a Markdown table.
+
+Off and on take turns in one process, so that they meet the same neighbours; times are medians, the ratios those of
+pairs, in brackets their 25th and 75th percentile. Forward plus backward goes through autograd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+import fastln.torch
+
+SHAPES = ((1, 64), (1, 768), (8, 768), (128, 768), (512, 1024), (4096, 768), (32768, 64), (2048, 4096))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NORMS = ("layer_norm", "rms_norm")
+SAMPLE_SECONDS = 5e-3
+
+
+def make_call(norm: str, shape: tuple[int, int], dtype: torch.dtype, trains: bool) -> Callable[[], object]:
+    """A call of the norm, or of the norm and its gradients."""
+    x = torch.randn(shape).to(dtype).requires_grad_(trains)
+    parameters = [
+        torch.randn(shape[1]).to(dtype).requires_grad_(trains) for _ in range(2 if norm == "layer_norm" else 1)
+    ]
+    dy = torch.randn(shape).to(dtype)
+    function = getattr(functional, norm)
+
+    def forward() -> object:
+        return function(x, shape[1:], *parameters, eps=1e-5)
+
+    return (lambda: torch.autograd.grad(forward(), (x, *parameters), dy)) if trains else forward
+
+
+def seconds(call: Callable[[], object], number: int) -> float:
+    """Of one of so many calls."""
+    began = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - began) / number
+
+
+def measure(call: Callable[[], object], rounds: int) -> np.ndarray:
+    """Seconds, (rounds, 2): off, on."""
+    number = max(1, round(SAMPLE_SECONDS / max(seconds(call, 3), 1e-6)))
+    times = []
+    for turn in range(rounds):
+        pair = {}
+        for is_on in ((False, True), (True, False))[turn % 2]:
+            if is_on:
+                with fastln.torch.enabled():
+                    seconds(call, max(number // 4, 1))
+                    pair[is_on] = seconds(call, number)
+            else:
+                seconds(call, max(number // 4, 1))
+                pair[is_on] = seconds(call, number)
+        times.append((pair[False], pair[True]))
+    return np.array(times)
+
+
+def lines(rounds: int) -> Iterator[str]:
+    """The table."""
+    yield "| call | threads | " + " | ".join(f"{rows}x{cols}" for rows, cols in SHAPES) + " |"
+    yield "|---|---|" + "---:|" * len(SHAPES)
+    for norm, trains, dtype, threads in itertools.product(NORMS, (False, True), DTYPES, (1, 2)):
+        torch.set_num_threads(threads)
+        found = []
+        for shape in SHAPES:
+            with torch.set_grad_enabled(trains):
+                times = measure(make_call(norm, shape, DTYPES[dtype], trains), rounds)
+            low, middle, high = np.percentile(times[:, 0] / times[:, 1], (25, 50, 75))
+            off, on = np.median(times, axis=0) * 1e6
+            found.append(f"{off:.3g} → {on:.3g}: {middle:.2f} [{low:.2f}, {high:.2f}]")
+        what = f"{norm}{' and backward' if trains else ''}, {dtype}"
+        yield f"| {what} | {threads} | " + " | ".join(found) + " |"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Times PyTorch's norms without fastln and with it, in microseconds.")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of samples (default: %(default)s)")
+    for line in lines(parser.parse_args().rounds):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
