@@ -10,9 +10,12 @@ from typing import NamedTuple
 import pytest
 from internals import build_info
 
+from fastln import available_isas
+
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src"
 COMPILERS = ("c++", "g++", "clang++")
+REGIONS = {"avx2": "FLN_AVX2", "avx512": "FLN_AVX512"}  # those of the others are the baseline
 
 
 class Emulation(NamedTuple):
@@ -80,6 +83,23 @@ def emulated_program(isa, source, program, *flags, others=()):
         flags = (f'-DEMULATED="{source}"', *flags)
     build_program(compiler, [emulation.stand_in or source, *others], program, *emulation.flags, *flags)
     return [emulator, program] if emulator else [program]
+
+
+def driver_for(isa, source, program, *flags):
+    """The command that runs a source of which the registers are those of an ISA: ISA_HEADER, in a region of it.
+
+    Native where this machine has the ISA, else under emulation.
+    """
+    header = f'-DISA_HEADER="registers/{isa}.h"'
+    if isa not in available_isas():
+        return emulated_program(isa, source, program, header, *flags)
+    skip_without_sources()
+    compiler = find_program(COMPILERS)
+    if not compiler:
+        pytest.skip("no C++ compiler here")
+    region = [f"-DISA_FEATURES={REGIONS[isa]}"] if isa in REGIONS else []
+    build_program(compiler, [source], program, header, *region, *flags)
+    return [program]
 
 
 def skip_without_sources():

@@ -103,6 +103,40 @@ struct Registers {
     check(same(sums, sums_expected, 4), "sums_of_4", lanes, sizeof(T), 4);
   }
 
+  // What the functions of the gates need beside that.
+  void choices() {
+    const V x = V::load(a), y = V::load(b);
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] / b[i];
+    expect(x / y, "/");
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] > b[i] ? a[i] : b[i];
+    expect(larger(x, y), "larger");
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i] < b[i] ? a[i] : b[i];
+    expect(lesser(x, y), "lesser");
+    for (int i = 0; i < lanes; ++i) expected[i] = std::fabs(a[i]);
+    expect(absolute(x), "absolute");
+    for (int i = 0; i < lanes; ++i) expected[i] = std::copysign(a[i], b[i]);
+    expect(with_sign_of(absolute(x), y), "with_sign_of");
+    // Of a NaN in either, the second one; of 0 and -0 too.
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    for (int i = 0; i < lanes; ++i) expected[i] = a[i];
+    expect(larger(V::splat(nan), x), "larger than NaN");
+    expect(lesser(V::splat(nan), x), "less than NaN");
+    for (int i = 0; i < lanes; ++i) expected[i] = nan;
+    expect(larger(x, V::splat(nan)), "NaN, the larger");
+    expect(lesser(x, V::splat(nan)), "NaN, the lesser");
+    for (int i = 0; i < lanes; ++i) expected[i] = -static_cast<T>(0);
+    expect(larger(V::splat(0), V::load(expected)), "0 and -0");
+    // The last bits of a sum with so large a number are an integer.
+    const T integers = std::ldexp(static_cast<T>(3), std::numeric_limits<T>::digits - 2);
+    const int bias = std::numeric_limits<T>::max_exponent - 1;
+    for (int i = 0; i < lanes; ++i) {
+      const int power = (i * 97) % (2 * bias) + 1 - bias;
+      found[i] = integers + static_cast<T>(bias + power);
+      expected[i] = std::ldexp(static_cast<T>(1), power);
+    }
+    expect(as_exponent(V::load(found)), "as_exponent");
+  }
+
   // Whole registers in memory, and their first n lanes at its very end.
   void memory(char* end) {
     V::load(a).store(found);
@@ -151,6 +185,7 @@ struct Registers {
       fill(c, lanes);
       fill(d, lanes);
       arithmetic();
+      choices();
       memory(end);
     }
   }

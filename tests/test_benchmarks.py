@@ -67,7 +67,7 @@ def threads_as_before():  # of the module: fixtures of the module run the comman
 
 
 # Its rooms, from the bottom up: a module imports from its own room and from those below.
-ROOMS = ("", "operations", "grid", "contenders", "peers", "timing", "shown", "suites", "__main__")
+ROOMS = ("", "operations", "grid", "contenders", "peers", "timing", "shown", "sequences", "suites", "__main__")
 
 
 def test_every_arrow_points_down():

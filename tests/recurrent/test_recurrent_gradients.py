@@ -281,6 +281,22 @@ def test_layers_and_directions_pass_gradients_on(kind):
         assert abs(slope_of(loss, array, way) - expected) < NEAR * max(1, abs(expected)), array.shape
 
 
+@pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.parametrize(("steps", "batch", "lengths"), [(0, 3, None), (3, 0, None), (0, 0, None), (4, 2, [0, 0])])
+def test_no_steps_have_gradients_of_zero_and_pass_that_of_the_state_on(kind, steps, batch, lengths):
+    network = OBJECTS[kind](3, 5, num_layers=2, bidirectional=True)
+    (y, state), saved = network.forward(np.ones((steps, batch, 3), np.float32), lengths=lengths)
+    ones = tuple(np.ones_like(one) for one in as_tuple(state))
+    found = network.backward(np.ones_like(y), ones if kind == "lstm" else ones[0], saved)
+    assert found.dx.shape == (steps, batch, 3)
+    assert not found.dx.any()
+    for name, gradient in found.dparameters.items():
+        assert gradient.shape == network.parameters[name].shape
+        assert not gradient.any(), name
+    for one, right in zip(as_tuple(found.dstate), ones, strict=True):
+        assert_same_bits(one, right)
+
+
 def test_what_was_saved_must_be_of_the_object():
     network = OBJECTS["gru"](3, 4)
     (y, _), saved = network.forward(np.ones((2, 1, 3), np.float32))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 -- numba's BLAS, loaded before its threads are limited
+from threadpoolctl import threadpool_limits
 
 from ...grid.arrays import EPS, Prepared
 from ..cells import Arrays
 
-set_threads = numba.set_num_threads
+
+def set_threads(threads: int) -> None:
+    """Of the loops, and of the BLAS that multiplies for numba: left alone, its threads would spin between the loops."""
+    numba.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")
 
 
 @numba.njit(fastmath=True, inline="always")
