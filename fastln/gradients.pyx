@@ -198,8 +198,8 @@ def add_layer_norm_backward(dy, ds, s, mean, rstd, weight=None, *, normalized_sh
     TypeError
         If an argument has the wrong type or dtype.
     ValueError
-        If a shape does not fit, a value of another argument is too large for the dtype of s, out is read-only or
-        overlaps itself, or num_threads < 1. Nothing has been written then.
+        If a shape does not fit, a value of another argument is too large for the dtype that it is converted to, out is
+        read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----

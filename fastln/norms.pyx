@@ -490,7 +490,8 @@ def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, w
     ValueError
         If a shape does not fit, eps is negative or not finite, weight_offset is not finite or there is no weight to add
         it to, it or a value of weight is too large for the dtype that is computed in, cast is none of the above, out or
-        residual_out is read-only or overlaps itself or the other one, or num_threads < 1. Nothing has been written then.
+        residual_out is read-only or overlaps itself or the other one, or num_threads < 1. Nothing has been written
+        then.
 
     Notes
     -----
