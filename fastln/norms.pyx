@@ -231,9 +231,9 @@ def add_layer_norm(x, residual, normalized_shape=None, weight=None, bias=None, e
     TypeError
         If an argument has the wrong type or dtype, or x and residual have different ones.
     ValueError
-        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for x's dtype,
-        out or residual_out is read-only or overlaps itself or the other one, or num_threads < 1. Nothing has been
-        written then.
+        If a shape does not fit, eps is negative or not finite, a value of weight or bias is too large for the dtype
+        that is computed in, out or residual_out is read-only or overlaps itself or the other one, or num_threads < 1.
+        Nothing has been written then.
 
     Notes
     -----
@@ -348,8 +348,8 @@ def rms_norm(x, normalized_shape=None, weight=None, eps=None, *, weight_offset=0
         If an argument has the wrong type or dtype.
     ValueError
         If a shape does not fit, eps is negative or not finite, weight_offset is not finite or there is no weight to add
-        it to, cast is none of the above, out is read-only or overlaps itself, or num_threads < 1. Nothing has been
-        written then.
+        it to, it or a value of weight is too large for the dtype that is computed in, cast is none of the above, out is
+        read-only or overlaps itself, or num_threads < 1. Nothing has been written then.
 
     Notes
     -----
@@ -489,8 +489,9 @@ def add_rms_norm(x, residual, normalized_shape=None, weight=None, eps=None, *, w
         If an argument has the wrong type or dtype, or x and residual have different ones.
     ValueError
         If a shape does not fit, eps is negative or not finite, weight_offset is not finite or there is no weight to add
-        it to, cast is none of the above, out or residual_out is read-only or overlaps itself or the other one, or
-        num_threads < 1. Nothing has been written then.
+        it to, it or a value of weight is too large for the dtype that is computed in, cast is none of the above, out or
+        residual_out is read-only or overlaps itself or the other one, or num_threads < 1. Nothing has been written
+        then.
 
     Notes
     -----

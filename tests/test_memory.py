@@ -129,14 +129,18 @@ def test_no_call_makes_an_array_of_its_rows(operation, absent, layout, dtype):
     arguments |= {name: layout(arguments[name]) for name in by_row if operation.arguments[name] is Kind.ROWS}
     buffers = {name: layout(np.zeros((300, 1000), dtype)) for name in operation.buffers}
     weight = arguments["weight"]
-    for given in (weight, weight if weight is None else weight.astype(computed(dtype))):
+    calls = [buffers, buffers if weight is None else {**buffers, "weight": weight.astype(computed(dtype))}]
+    own = [arguments[name] for name in operation.in_place if arguments[name] is not None]
+    calls += [dict(zip(buffers, places, strict=True)) for places in itertools.permutations(own, len(buffers))]
+    operation(**arguments, **buffers)  # the first call of a process may import something
+    for call in calls:
         tracemalloc.start()
         try:
-            operation(**{**arguments, "weight": given}, **buffers, num_threads=1)
+            operation(**{**arguments, **call}, num_threads=1)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert peak < 300 * 1000 * dtype.itemsize / 10
+        assert peak < 300 * 1000 * dtype.itemsize / 10, [*call]
 
 
 # The control part of the floating-point environment: rounding, masks, flush-to-zero. Read through fegetenv,

@@ -329,6 +329,20 @@ def test_keywords_for_what_is_said_otherwise_here():
     assert text.startswith("x must have the dtype of the result, got the keyword dtype: x.astype(dtype);")
 
 
+@pytest.mark.parametrize("function", ["layer_norm", "layer_norm_backward", "LayerNorm"])
+def test_keywords_of_other_functions_are_no_misspelt_ones(function):
+    call = getattr(fastln, function)
+    known = f"keywords must be among {', '.join(inspect.signature(call).parameters)}"
+    assert message_of(call, weight_offset=1) == f"{known}, got weight_offset: rms_norm has it"
+    assert message_of(call, residual=1) == f"{known}, got residual: add_layer_norm and add_rms_norm add one"
+
+
+def test_a_dtype_of_pytorch_is_none_of_numpy():
+    torch = pytest.importorskip("torch")
+    text = message_of(fastln.RMSNorm, 8, dtype=torch.bfloat16)
+    assert text.endswith(", got torch.bfloat16: np.float32 and ml_dtypes.bfloat16 are NumPy's")
+
+
 def test_a_keyword_that_nobody_knows():
     text = message_of(fastln.layer_norm, array(2, 8), zzz=1)
     assert text == "keywords must be among x, normalized_shape, weight, bias, eps, out, num_threads, got zzz"

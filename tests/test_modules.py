@@ -684,6 +684,12 @@ MISSING = {
         r"got 24 other keys: 12 prefixes have gamma:0 and beta:0 for weight and bias, among them "
         r"'bert/layer_0/LayerNorm/', '.+', '.+'; rename them$",
     ),
+    "names of TensorFlow, two of them": (
+        {f"layer_{i}/LayerNorm/{name}": array(8) for i in range(2) for name in ("gamma", "beta")},
+        "",
+        r"got 4 other keys: 2 prefixes have gamma and beta for weight and bias, "
+        r"'layer_0/LayerNorm/', 'layer_1/LayerNorm/'; rename them$",
+    ),
     "names of old BERT": (
         {"bert.LayerNorm.gamma": array(8), "bert.LayerNorm.beta": array(8), "bert.dense.kernel": array(8)},
         "bert.norm.",

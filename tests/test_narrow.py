@@ -340,3 +340,18 @@ def test_parameters_that_16_bits_cannot_hold_are_refused(narrow):
     norm.bias = [np.inf, np.nan]
     assert np.isinf(norm.bias[0])
     assert np.isnan(norm.bias[1])
+
+
+def test_bfloat16_that_float16_cannot_hold_is_refused():
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    large = np.array([2.0**16, -np.inf]).astype(bfloat16)
+    refused = r"must be of values that float16 can hold, got 65536(\.0)?$"
+    norm = fastln.LayerNorm(2, dtype=np.float16)
+    with pytest.raises(ValueError, match=f"^bias {refused}"):
+        norm.load_state_dict({"weight": np.ones(2), "bias": large})
+    assert_same_bits(norm.bias, np.zeros(2, np.float16))
+    _, saved = norm.forward(np.ones((1, 2), np.float16))
+    with pytest.raises(ValueError, match=f"^dy {refused}"):
+        norm.backward(large[None], saved)
+    norm.weight = large[1:].repeat(2)
+    assert_same_bits(norm.weight, np.full(2, -np.inf, np.float16))

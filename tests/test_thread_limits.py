@@ -519,21 +519,23 @@ for options in ({}, {"close_fds": False}, {"preexec_fn": os.getpid}, {"shell": T
 # Stacks
 
 SMALL_STACKS = """
-import sys, threading
+import threading
 import numpy as np
 import fastln
-from internals import set_min_parallel_bytes
+from internals import set_min_parallel_bytes, set_stream_bytes
 
 set_min_parallel_bytes(0)
+set_stream_bytes(0)  # past the cache, results wait on the stack
 
 def run():
     for isa in fastln.available_isas():
         fastln.set_isa(isa)
-        for shape in ((64, 768), (200, 8), (1000, 1), (3, 40000), (40, 4096)):
-            for dtype in ("f4", "f8"):
+        for shape in ((64, 768), (200, 8), (1000, 1), (3, 40000), (40, 4096), (33, 1001)):
+            for dtype in ("f2", "f8"):
                 x = np.ones(shape, dtype)
-                y, mean, rstd = fastln.layer_norm_forward(x, weight=x[0], bias=x[0])
-                fastln.layer_norm_backward(y, x, mean, rstd, x[0])
+                weight = x[0].astype("f4")  # converted for "f8", which takes some more
+                y, s, mean, rstd = fastln.add_layer_norm_forward(x, x, weight=weight, bias=weight)
+                fastln.layer_norm_backward(y, s, mean, rstd, weight)
 
 threading.stack_size(256 * 1024)
 for threads in (1, 2):

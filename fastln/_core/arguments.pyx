@@ -227,8 +227,9 @@ cpdef object converted(str name, object array, int type_num):
     try:
         with np.errstate(all="ignore", over="raise"):
             found = copied(array, type_num)
-            # Other packages' conversions set no flag.
-            if type_num >= NPY_USERDEF and not np.array_equal(np.isinf(found), np.isinf(copied(array, type_of(array)))):
+            # Other packages' conversions set no flag: those to bfloat16, and from it to float16.
+            is_silent = type_num >= NPY_USERDEF or type_num == cnp.NPY_FLOAT16 and type_of(array) >= NPY_USERDEF
+            if is_silent and not np.array_equal(np.isinf(found), np.isinf(copied(array, type_of(array)))):
                 raise FloatingPointError
             return found
     except FloatingPointError:

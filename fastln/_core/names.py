@@ -73,6 +73,14 @@ REMARKS = {
     "time_major": "it is the opposite, batch_first=False where the first axis is time",
 }
 
+# Keywords here that not every function has, and which are no slip of the pen where they are not.
+OF_OTHERS = {
+    "weight_offset": "rms_norm has it",
+    "cast": "rms_norm has it",
+    "residual": "add_layer_norm and add_rms_norm add one",
+    "residual_out": "add_layer_norm and add_rms_norm add a residual",
+}
+
 MOST_NEAR = 3
 
 
@@ -134,9 +142,10 @@ def explain_keyword(function: Callable[..., object], keyword: str) -> NoReturn:
         raise TypeError(
             f"x must have the dtype of the result, got the keyword dtype: x.astype(dtype); known are {known}"
         )
-    here = name_here(keyword, names)
+    here = None if keyword in OF_OTHERS else name_here(keyword, names)
     if here is None:
-        raise TypeError(f"keywords must be among {known}, got {cut(keyword)}")
+        advice = f": {OF_OTHERS[keyword]}" if keyword in OF_OTHERS else ""
+        raise TypeError(f"keywords must be among {known}, got {cut(keyword)}{advice}")
     remark = REMARKS.get(keyword.lower()) or REMARKS.get(here)
     if here == "normalized_shape" and parameters[here].default is inspect.Parameter.empty:
         remark = "the sizes of the trailing dimensions, x.shape[-1] for axis=-1"
@@ -228,7 +237,7 @@ def explain_keys(
         there = f"{' and '.join(foreign[_nearest(prefix, foreign, most=1, cutoff=0)[0]])} for {' and '.join(names)}"
         if len(foreign) == 1:
             return f"{got}: {named[0]} has {there}; rename them"
-        among = "" if len(foreign) <= MOST_NEAR else ", among them"
+        among = "," if len(foreign) <= MOST_NEAR else ", among them"
         return f"{got}: {len(foreign)} prefixes have {there}{among} {', '.join(named)}; rename them"
     return f"{got}, the nearest {', '.join(map(_quoted, near))}" if near else got
 

@@ -87,7 +87,9 @@ def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     except Exception:  # of any type, since NumPy asks what it does not know for its repr
         found = None
     if found is None or not (is_element(found) and found.isnative):
-        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {describe(dtype)}")
+        of_torch = str(getattr(type(dtype), "__module__", "")).startswith("torch")
+        got = f"{dtype}: np.float32 and ml_dtypes.bfloat16 are NumPy's" if of_torch else describe(dtype)
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {got}")
     return found
 
 
