@@ -56,8 +56,10 @@ BACKWARD = Tuning(direction=1, arrays=3, parallel_factor=4, stream_share=4)
 ADD_FORWARD = Tuning(direction=2, arrays=4, parallel_factor=1, stream_share=1)
 ADD_BACKWARD = Tuning(direction=3, arrays=4, parallel_factor=5, stream_share=4)
 
-# Threads of a sequence wait for each other twice a step: with fewer products the wait costs more than they save.
-cdef double MIN_PARALLEL_PRODUCTS = 32768
+# Threads of a sequence wait for each other twice a step. One step of LSTM, batch 1, on one thread and on two that are
+# near each other or far: 64 units (32768 products) 0.71, 0.58, 1.38 us; 96 units (73728) 1.37, 1.01, 1.98 us; 128 units
+# (131072) 2.3, 1.47, 2.4 us.
+cdef double MIN_PARALLEL_PRODUCTS = 98304
 
 min_parallel_bytes = DEFAULT_MIN_PARALLEL_BYTES
 stream_bytes = 0

@@ -29,6 +29,7 @@ from fastln._core.isa cimport (
     fln_step_gradient_args,
 )
 from fastln._core.steps cimport (
+    Barrier,
     Room,
     Step,
     Steps,
@@ -43,10 +44,12 @@ from fastln._core.steps cimport (
     panels_of,
     rows_from,
     take,
+    take_barrier,
     team_size,
     to_next_step,
     to_step_before,
-    wait_for_all,
+    wait_at,
+    with_weights,
 )
 from fastln._core.threads cimport limit_of
 
@@ -83,6 +86,7 @@ cdef struct Gradients:
     char* dinner
     Py_ssize_t stride  # elements
     # of the team
+    Barrier* barrier
     char* packed_hh  # the weights by their rows
     char* packed_ih
     char* packed_h  # a block of rows
@@ -99,16 +103,17 @@ def run_backward_sequence(
     str cell, dy, dh, dc, x, y, h0, c0, weight_ih, weight_hh, bias, tuple norms, double eps, lengths, bint reverse,
     bint carry_normalized, bint relu, tuple saved, dx, int num_threads,
 ):
-    """The gradients of `run_sequence`: of the parameters in arrays that are returned, dx written, dh and dc from the last
-    state to the first. See `recurrent`."""
+    """The gradients of `run_sequence`: those of parameters are returned, dx is written, dh and dc become those of the
+    first state. See `recurrent`."""
     cdef Gradients call
     cdef Room room = Room(NULL, 0)
     cdef int limit = limit_of(num_threads), threads, status
     cdef char* memory
     memset(&call, 0, sizeof(call))
-    norms = tuple((np.ones_like(dh, shape=length) if w is None else w, b) for (w, b), length in zip(
-        norms, norm_sizes(cell, dh.shape[1]), strict=True))
-    kept = begin_steps(&call.steps, cell, x, y, lengths, bias, norms, eps, reverse, carry_normalized, relu, dh.shape[1])
+    norms = with_weights(norms, cell, dh)
+    _kept = begin_steps(
+        &call.steps, cell, x, y, lengths, bias, norms, eps, reverse, carry_normalized, relu, dh.shape[1]
+    )
     find_saved(&call.steps, saved, &call.saved)
     dweight_ih, dweight_hh = np.zeros_like(weight_ih), np.zeros_like(weight_hh)
     dnorms = tuple((np.empty_like(w), np.empty_like(w)) for w, _ in norms)
@@ -132,17 +137,13 @@ def run_backward_sequence(
         run_steps(&call, threads)
     status = find_norm_gradients(&call, dnorms, limit)
     if status == 0:
+        threads = min(threads, threads_for(&call, limit))  # the team may have changed
         with nogil:
             run_products(&call, threads)
     free(memory)
     if status != 0:
         raise MemoryError
     return dweight_ih, dweight_hh, dnorms[0][1].copy(), dnorms
-
-
-def norm_sizes(cell: str, hidden: int) -> tuple[int, ...]:
-    """How long the parameters of each norm are."""
-    return {"rnn": (hidden,), "lstm": (4 * hidden, 4 * hidden, hidden), "gru": (3 * hidden, 3 * hidden)}[cell]
 
 
 cdef int threads_for(const Gradients* call, int limit) noexcept:
@@ -162,11 +163,14 @@ cdef void take_room(Gradients* call, Room* room, int threads) noexcept:
     call.dih = <char*> take(room, of_gates)
     call.dgh = <char*> take(room, of_gates)
     call.dhh = <char*> take(room, of_gates) if steps.which == FLN_GRU else call.dih
-    call.dinner = <char*> take(room, steps.rows * steps.hidden * steps.size) if steps.which == FLN_LSTM else <char*> NULL
+    if steps.which == FLN_LSTM:
+        call.dinner = <char*> take(room, steps.rows * steps.hidden * steps.size)
     call.packed_hh = <char*> take(room, packed_bytes(steps, steps.gates, steps.hidden))
-    call.packed_ih = <char*> take(room, packed_bytes(steps, steps.gates, steps.inputs)) if call.dx != NULL else <char*> NULL
+    if call.dx != NULL:
+        call.packed_ih = <char*> take(room, packed_bytes(steps, steps.gates, steps.inputs))
     call.packed_h = <char*> take(room, packed_bytes(steps, BLOCK_ROWS, steps.hidden))
     call.packed_x = <char*> take(room, packed_bytes(steps, BLOCK_ROWS, steps.inputs))
+    call.barrier = take_barrier(room)
     call.places_bytes = max(steps.batch, steps.gates, BLOCK_ROWS) * sizeof(void*)
     call.cell_room_bytes = steps.cell_kernels.room(steps.hidden) * steps.size
     call.cell_room_bytes = (call.cell_room_bytes + FLN_PANEL_BYTES - 1) // FLN_PANEL_BYTES * FLN_PANEL_BYTES
@@ -203,13 +207,13 @@ cdef void run_steps_part(const Gradients* call, int thread, int threads) noexcep
     cdef const Steps* steps = &call.steps
     cdef Step step = Step(steps.longest, 0, 0, steps.rows)
     pack_weight(call, call.weight_hh, steps.hidden, call.packed_hh, thread, threads)
-    wait_for_all(threads)
+    wait_at(call.barrier, threads)
     while step.number > 0:
         to_step_before(steps, &step)
         run_cell(call, &step, thread, threads)
-        wait_for_all(threads)
+        wait_at(call.barrier, threads)
         pass_on(call, &step, thread, threads)
-        wait_for_all(threads)
+        wait_at(call.barrier, threads)
 
 
 cdef void pack_weight(
@@ -222,7 +226,8 @@ cdef void pack_weight(
     for i in range(steps.gates):
         places[i] = weight + i * cols * steps.size
     steps.kernels.pack_rows(
-        places, steps.gates, cols, packed, first_panel(panels, thread, threads), first_panel(panels, thread + 1, threads)
+        places, steps.gates, cols, packed, first_panel(panels, thread, threads),
+        first_panel(panels, thread + 1, threads),
     )
 
 
@@ -348,18 +353,14 @@ cdef void run_products_part(const Gradients* call, int thread, int threads) noex
     if call.dx != NULL:
         pack_weight(call, call.weight_ih, steps.inputs, call.packed_ih, thread, threads)
         clear_ends(steps, call.dx, call.dx_step, call.dx_row, steps.inputs, thread, threads)
-        wait_for_all(threads)
+        wait_at(call.barrier, threads)
         find_dx(call, dgx, thread, threads)
     while row < steps.rows:
         rows = pack_rows(call, &step, &in_step, min(steps.rows - row, BLOCK_ROWS), thread, threads)
-        wait_for_all(threads)
-        add_to_weight(
-            call, row_of(call, call.dgh, row), rows, call.packed_h, steps.hidden, call.dweight_hh, row > 0, thread, threads
-        )
-        add_to_weight(
-            call, row_of(call, dgx, row), rows, call.packed_x, steps.inputs, call.dweight_ih, row > 0, thread, threads
-        )
-        wait_for_all(threads)
+        wait_at(call.barrier, threads)
+        add_to_weight(call, call.dgh, row, rows, call.packed_h, steps.hidden, call.dweight_hh, thread, threads)
+        add_to_weight(call, dgx, row, rows, call.packed_x, steps.inputs, call.dweight_ih, thread, threads)
+        wait_at(call.barrier, threads)
         row += rows
 
 
@@ -421,8 +422,8 @@ cdef Py_ssize_t pack_rows(
 
 
 cdef void add_to_weight(
-    const Gradients* call, char* dsums, Py_ssize_t rows, const char* packed, Py_ssize_t cols, char* dweight, bint adds,
-    int thread, int threads
+    const Gradients* call, char* dsums, Py_ssize_t row, Py_ssize_t rows, const char* packed, Py_ssize_t cols,
+    char* dweight, int thread, int threads,
 ) noexcept nogil:
     """What a block of rows adds to the gradient of a weight, for those of its rows that a thread takes."""
     cdef const Steps* steps = &call.steps
@@ -431,7 +432,7 @@ cdef void add_to_weight(
     cdef void** results = results_of(call, thread)
     cdef fln_product_args args
     for i in range(first, last):
-        places[i - first] = dsums + i * steps.size
+        places[i - first] = row_of(call, dsums, row) + i * steps.size
         results[i - first] = dweight + i * cols * steps.size
-    args = fln_product_args(places, results, packed, call.stride, last - first, rows, cols, adds)
+    args = fln_product_args(places, results, packed, call.stride, last - first, rows, cols, row > 0)
     steps.kernels.product(&args, 0, panels_of(steps, cols))

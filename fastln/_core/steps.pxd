@@ -18,7 +18,9 @@ from libc.string cimport memset
 
 cdef extern from "barrier.h" namespace "fln_teams" nogil:
     int team_size() noexcept
-    void wait_for_team() noexcept
+    cdef struct Barrier:
+        pass
+    void wait_at(Barrier* barrier, int threads) noexcept
 
 
 cdef enum:
@@ -61,8 +63,8 @@ cdef struct Step:
     Py_ssize_t first  # row of all that the steps before have
 
 
-# Fills in what arrays say, as far as they are there: x, y, lengths. What is returned is to be kept as long as the steps.
-cdef object begin_steps(
+# Fills in what arrays say, as far as they are there. What is returned is to be kept as long as the steps.
+cdef tuple begin_steps(
     Steps* steps, str cell, object x, object y, object lengths, object bias, tuple norms, double eps, bint reverse,
     bint carry_normalized, bint relu, Py_ssize_t hidden
 )
@@ -116,15 +118,10 @@ cdef inline Py_ssize_t first_panel(Py_ssize_t panels, int thread, int threads) n
     return min(first_of(groups, thread, threads) * PANELS_TOGETHER, panels)
 
 
-# All of the team, if there is one: outside of a region of ours, somebody else's might wait.
-cdef inline void wait_for_all(int threads) noexcept nogil:
-    if threads > 1:
-        wait_for_team()
-
-
 # The ends of sequences, in an array that is laid out like x or y.
 cdef inline void clear_ends(
-    const Steps* steps, char* array, Py_ssize_t step_bytes, Py_ssize_t row_bytes, Py_ssize_t cols, int thread, int threads
+    const Steps* steps, char* array, Py_ssize_t step_bytes, Py_ssize_t row_bytes, Py_ssize_t cols, int thread,
+    int threads,
 ) noexcept nogil:
     cdef Py_ssize_t i, time
     for i in range(first_of(steps.batch, thread, threads), first_of(steps.batch, thread + 1, threads)):
@@ -144,6 +141,13 @@ cdef inline void* take(Room* room, Py_ssize_t bytes) noexcept nogil:
     return <void*> (room.memory + at) if room.memory != NULL else NULL
 
 
+cdef inline Barrier* take_barrier(Room* room) noexcept nogil:
+    cdef Barrier* barrier = <Barrier*> take(room, sizeof(Barrier))
+    if barrier != NULL:
+        memset(<void*> barrier, 0, sizeof(Barrier))
+    return barrier
+
+
 # What is saved for the gradients, from a row of all on.
 cdef inline fln_cell_rows rows_from(const fln_cell_rows* all_rows, const Steps* steps, Py_ssize_t row) noexcept nogil:
     cdef fln_cell_rows rows = all_rows[0]
@@ -160,6 +164,10 @@ cdef inline fln_cell_rows rows_from(const fln_cell_rows* all_rows, const Steps* 
 
 cdef inline void* moved(void* place, Py_ssize_t bytes) noexcept nogil:
     return <void*> (<char*> place + bytes) if place != NULL else NULL
+
+
+# norms, with ones for weights that are missing; `like` has rows of the hidden size.
+cdef tuple with_weights(tuple norms, str cell, object like)
 
 
 cdef void* data_or_null(object array)

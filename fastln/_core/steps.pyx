@@ -15,7 +15,7 @@ GATES = (1, 4, 3)
 NORMS = (1, 3, 4)
 
 
-cdef object begin_steps(
+cdef tuple begin_steps(
     Steps* steps, str cell, object x, object y, object lengths, object bias, tuple norms, double eps, bint reverse,
     bint carry_normalized, bint relu, Py_ssize_t hidden
 ):
@@ -52,6 +52,16 @@ cdef object begin_steps(
     steps.cell.hidden, steps.cell.eps = hidden, eps
     steps.cell.relu, steps.cell.carries_normalized = relu, carry_normalized
     return order, sorted_lengths
+
+
+cdef tuple with_weights(tuple norms, str cell, object like):
+    """Ones where there is none: layer norm's kernels find dx and dweight together with a weight only."""
+    cdef Py_ssize_t hidden = like.shape[1], gates = GATES[CELLS.index(cell)] * hidden
+    cdef tuple sizes = (gates, gates, hidden)
+    return tuple(
+        (np.ones_like(like, shape=size) if weight is None else weight, bias)
+        for (weight, bias), size in zip(norms, sizes, strict=False)
+    )
 
 
 cdef void* data_or_null(object array):

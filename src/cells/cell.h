@@ -6,7 +6,8 @@
 #include "../norms/forward.h"
 #include "functions.h"
 
-// Of the gates of the rows of a block: of narrow rows several, so that layer norm takes them in groups.
+// Of the gates of the rows of a block: of narrow rows several, so that layer norm takes them in groups. LSTM, 128
+// units, batch 64, on Zen 5: 1.07 of the time with 4 KiB, 1.01 with 16 KiB.
 constexpr ptrdiff_t CELL_BLOCK_BYTES = 8192, MOST_CELL_ROWS = 8;
 
 template <typename T>
