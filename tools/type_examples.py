@@ -27,7 +27,8 @@ OPTIONS = [
     "--ignore-missing-imports",
     "--no-error-summary",
 ]
-OPTIONS += [f"--untyped-calls-exclude={library}" for library in ("dask", "distributed")]  # typed in part
+TYPED_IN_PART = ("dask", "distributed", "transformers")
+OPTIONS += [f"--untyped-calls-exclude={library}" for library in TYPED_IN_PART]
 
 
 def code_of(page: str) -> str:

@@ -36,6 +36,13 @@ class Entry(NamedTuple):
         Its class.
     note : str
         How fastln rounds there, or why the module was left alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastln.torch
+    >>> fastln.torch.patch(torch.nn.Sequential(torch.nn.RMSNorm(8))).left[0]
+    Entry(name='0', kind='RMSNorm', note="PyTorch's own, which fastln.torch.enable() takes")
     """
 
     name: str
@@ -54,6 +61,14 @@ class PatchReport(NamedTuple):
         Other modules that look like norms.
     dry_run : bool
         Whether nothing was changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastln.torch
+    >>> report = fastln.torch.patch(torch.nn.Sequential(torch.nn.RMSNorm(8)), dry_run=True)
+    >>> len(report.replaced), len(report.left), report.dry_run
+    (0, 1, True)
     """
 
     replaced: tuple[Entry, ...]
@@ -105,7 +120,8 @@ def patch(model: torch.nn.Module, dry_run: bool = False) -> PatchReport:
     numbers.
 
     A deep copy is patched too. A pickle is that of the model before, and is loaded without fastln; so is a shallow
-    copy. `torch.nn.DataParallel` and `torch.jit.script` take the class's methods: `unpatch` first.
+    copy. `torch.jit.script` compiles the original. `torch.nn.DataParallel` copies the `forward` of one module to all
+    its replicas: `unpatch` first.
 
     Examples
     --------

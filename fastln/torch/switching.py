@@ -24,6 +24,12 @@ class Calls(NamedTuple):
         rows or columns. "arguments": a wrong shape or
         eps, about which PyTorch may raise an error. "memory": none was left. "switched off": the call came after
         `disable`, where the kernels had to stay registered.
+
+    Examples
+    --------
+    >>> import fastln.torch
+    >>> list(fastln.torch.show_calls().taken)
+    ['native_layer_norm', 'native_layer_norm_backward', '_fused_rms_norm', '_fused_rms_norm_backward']
     """
 
     taken: dict[str, int]

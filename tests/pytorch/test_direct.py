@@ -23,6 +23,7 @@ fastln_torch = pytest.importorskip("fastln.torch", exc_type=ImportError)
 
 from torch.autograd import forward_ad  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch_calls import as_array  # noqa: E402
 
 from fastln.torch import _direct  # noqa: E402
 
@@ -36,14 +37,6 @@ NAMES = ("layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def as_array(tensor):
-    """The same memory for NumPy."""
-    if tensor.dtype != torch.bfloat16:
-        return tensor.detach().numpy()
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
 def assert_equal_bits(tensor, expected):

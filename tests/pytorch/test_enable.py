@@ -19,7 +19,7 @@ aten = torch.ops.aten
 PARAMETERS = [
     (dtype, of)
     for dtype in FLOATS
-    for of in dict.fromkeys((None, dtype, torch.float32))
+    for of in dict.fromkeys((None, dtype, torch.float32))  # in this order in every process of xdist
     if of != torch.float32 or dtype != torch.float64
 ]
 

@@ -19,6 +19,8 @@ torch = pytest.importorskip("torch.nn", reason="PyTorch is not installed") and p
 transformers = pytest.importorskip("transformers", reason="transformers, whose classes these are, is not installed")
 fastln_torch = pytest.importorskip("fastln.torch", exc_type=ImportError)
 
+from torch_calls import as_array  # noqa: E402
+
 COLS = 64
 
 # By class: its model, what is added to its weight, where it rounds 16 bits.
@@ -75,13 +77,6 @@ def norm_of(name, model):
     for parameter in norm.parameters():
         parameter.data = torch.randn(COLS, generator=generator)
     return norm
-
-
-def as_array(tensor):
-    if tensor.dtype != torch.bfloat16:
-        return tensor.detach().numpy()
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
 def eps_of(norm):

@@ -10,12 +10,11 @@ import pytest
 from scripts import EXAMPLES, loaded, take_away
 
 torch = pytest.importorskip("torch.nn", reason="PyTorch is not installed") and pytest.importorskip("torch")
-fastln_torch = pytest.importorskip("fastln.torch", exc_type=ImportError)
+pytest.importorskip("fastln.torch", exc_type=ImportError)
 
 if not EXAMPLES.exists():
     pytest.skip("examples/ is not beside tests/: run these tests from a clone", allow_module_level=True)
 
-HAS_ENABLED = hasattr(fastln_torch, "enabled")
 # Rows of length 1, entries up to 0.3, and products of matrices that are summed in another order.
 TOLERANCE = 8 * np.finfo(np.float32).eps
 
@@ -28,8 +27,6 @@ def example(name, needs):
             pytest.skip(f"{module} is missing")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
-        if not HAS_ENABLED:
-            patch.setattr(fastln_torch, "enabled", contextlib.nullcontext, raising=False)
         with loaded(EXAMPLES / f"{name}.py") as module:
             yield module
 
@@ -78,7 +75,7 @@ def test_the_encoder_before_and_after(sentences, capsys):
             norms, _, whole, _, share = line.removeprefix(name).split()
             assert 0 < float(norms) < float(whole)
             assert share.endswith("%")
-    assert lines[-1].split() == (["with", "fastln"] + ["0", "of", "13"] * 4 if HAS_ENABLED else lines[-1].split())
+    assert lines[-1].split() == ["with", "fastln"] + ["0", "of", "13"] * 4
 
 
 def test_training_before_and_after(digits, capsys):
