@@ -17,12 +17,14 @@ import numpy as np
 from fastln._core.effort cimport threads_of_sequence
 from fastln._core.isa cimport FLN_PANEL_BYTES, fln_cell_rows, fln_product_args, fln_step_args
 from fastln._core.steps cimport (
+    PANELS_TOGETHER,
     Barrier,
     Room,
     Step,
     Steps,
     begin_steps,
     clear_ends,
+    data_or_null,
     find_saved,
     first_of,
     first_panel,
@@ -42,8 +44,15 @@ cnp.import_array()
 
 # Rows of x that are projected together, of several steps where the batch is small: W_ih then comes from memory once for
 # all of them. LSTM of 1024 units, batch 8, of the time with 96: 48 1.04, 24 1.13, 12 1.5; batch 1: 1.01, 1.07, 1.12.
+#
+# Where there are few rows in all, they are projected in larger groups, and W_ih is packed anew for each, some panels at
+# a time, which stay in the cache: no memory of its size is needed, which the system would have to clear first. LSTM
+# over 50 steps, in us a step, with all of W_ih packed first and so: 512 units, batch 1 58.6, 49.5; 1024 units 270, 241;
+# batch 8 830, 690.
 cdef enum:
     PROJECTED_ROWS = 48
+    FEW_ROWS = 512
+    PROJECTED_FEW_ROWS = 256
 
 
 # Forward over a sequence.
@@ -51,7 +60,7 @@ cdef struct Forward:
     Steps steps
     const char* weight_ih  # where they are still to be packed
     const char* weight_hh
-    char* packed_ih
+    char* packed_ih  # NULL: it is packed as it is used
     char* packed_hh
     char* h
     char* c
@@ -66,8 +75,10 @@ cdef struct Forward:
     const void** places
     void** results
     char* cell_room
+    char* panel_room
     Py_ssize_t places_bytes
     Py_ssize_t cell_room_bytes
+    Py_ssize_t panel_room_bytes
 
 
 def pack(weight_ih, weight_hh, num_threads: int = 0) -> tuple:
@@ -79,7 +90,9 @@ def pack(weight_ih, weight_hh, num_threads: int = 0) -> tuple:
     x = np.empty((0, 0, inputs), weight_ih.dtype)
     _kept = begin_steps(&call.steps, "rnn", x, None, None, None, (), 0, False, False, False, hidden)
     call.steps.gates = weight_ih.shape[0]
-    packed = empty_packed(&call.steps, weight_ih.dtype)
+    packed = (
+        empty_panels(&call.steps, inputs, weight_ih.dtype), empty_panels(&call.steps, hidden, weight_ih.dtype)
+    )
     point_to_weights(&call, packed, weight_ih, weight_hh)
     with nogil:
         threads = threads_of_sequence(2 * numbers * call.steps.size, numbers, limit)
@@ -91,16 +104,9 @@ def pack(weight_ih, weight_hh, num_threads: int = 0) -> tuple:
     return packed
 
 
-cdef tuple empty_packed(const Steps* steps, object dtype):
-    return (
-        empty_panels(steps, packed_bytes(steps, steps.inputs, steps.gates), dtype),
-        empty_panels(steps, packed_bytes(steps, steps.hidden, steps.gates), dtype),
-    )
-
-
-cdef object empty_panels(const Steps* steps, Py_ssize_t bytes, object dtype):
-    """Room for panels, aligned to them."""
-    cdef Py_ssize_t count = bytes // steps.size, more = FLN_PANEL_BYTES // steps.size
+cdef object empty_panels(const Steps* steps, Py_ssize_t depth, object dtype):
+    """Room for a packed weight, aligned as panels are."""
+    cdef Py_ssize_t count = packed_bytes(steps, depth, steps.gates) // steps.size, more = FLN_PANEL_BYTES // steps.size
     cdef object array = np.empty(count + more, dtype)
     cdef Py_ssize_t past = (<uintptr_t> cnp.PyArray_DATA(array)) % FLN_PANEL_BYTES
     cdef Py_ssize_t first = (FLN_PANEL_BYTES - past) % FLN_PANEL_BYTES // steps.size
@@ -108,12 +114,8 @@ cdef object empty_panels(const Steps* steps, Py_ssize_t bytes, object dtype):
 
 
 cdef void point_to_weights(Forward* call, tuple packed, object weight_ih, object weight_hh):
-    call.packed_ih = <char*> cnp.PyArray_DATA(packed[0])
-    call.packed_hh = <char*> cnp.PyArray_DATA(packed[1])
-    call.weight_ih = call.weight_hh = NULL
-    if weight_ih is not None:
-        call.weight_ih = <const char*> cnp.PyArray_DATA(weight_ih)
-        call.weight_hh = <const char*> cnp.PyArray_DATA(weight_hh)
+    call.packed_ih, call.packed_hh = <char*> data_or_null(packed[0]), <char*> data_or_null(packed[1])
+    call.weight_ih, call.weight_hh = <char*> data_or_null(weight_ih), <char*> data_or_null(weight_hh)
 
 
 def run_sequence(
@@ -129,8 +131,14 @@ def run_sequence(
     _kept = begin_steps(
         &call.steps, cell, x, y, lengths, bias, norms, eps, reverse, carry_normalized, relu, h.shape[1]
     )
+    call.projected = PROJECTED_ROWS
     if packed is None:
-        packed = empty_packed(&call.steps, x.dtype)
+        packed_ih = None
+        if call.steps.rows <= FEW_ROWS:
+            call.projected = PROJECTED_FEW_ROWS
+        else:
+            packed_ih = empty_panels(&call.steps, call.steps.inputs, x.dtype)
+        packed = packed_ih, empty_panels(&call.steps, call.steps.hidden, x.dtype)
         point_to_weights(&call, packed, weight_ih, weight_hh)
     else:
         point_to_weights(&call, packed, None, None)
@@ -139,7 +147,7 @@ def run_sequence(
     call.saves = saved is not None
     if call.saves:
         find_saved(&call.steps, saved, &call.saved)
-    call.projected = max(call.steps.batch, min(PROJECTED_ROWS, call.steps.rows))
+    call.projected = max(call.steps.batch, min(call.projected, call.steps.rows))
     limit = threads_for(&call, limit)
     take_room(&call, &room, limit)
     memory = <char*> malloc(room.taken + FLN_PANEL_BYTES)
@@ -171,6 +179,9 @@ cdef void take_room(Forward* call, Room* room, int threads) noexcept:
     call.places = <const void**> take(room, threads * call.places_bytes)
     call.results = <void**> take(room, threads * call.places_bytes)
     call.cell_room = <char*> take(room, threads * call.cell_room_bytes)
+    if call.packed_ih == NULL:
+        call.panel_room_bytes = PANELS_TOGETHER * steps.inputs * FLN_PANEL_BYTES
+        call.panel_room = <char*> take(room, threads * call.panel_room_bytes)
     if not call.saves or call.saved.gx == NULL:
         call.gx = <char*> take(room, call.projected * steps.gates * steps.size)
         call.gh = <char*> take(room, steps.batch * steps.gates * steps.size)
@@ -188,7 +199,8 @@ cdef void pack_part(const Forward* call, int thread, int threads) noexcept nogil
     cdef const Steps* steps = &call.steps
     cdef Py_ssize_t panels = panels_of(steps, steps.gates)
     cdef Py_ssize_t first = first_panel(panels, thread, threads), last = first_panel(panels, thread + 1, threads)
-    steps.kernels.pack_columns(call.weight_ih, steps.inputs, steps.gates, call.packed_ih, first, last)
+    if call.packed_ih != NULL:
+        steps.kernels.pack_columns(call.weight_ih, steps.inputs, steps.gates, call.packed_ih, first, last)
     steps.kernels.pack_columns(call.weight_hh, steps.hidden, steps.gates, call.packed_hh, first, last)
 
 
@@ -197,7 +209,7 @@ cdef void run_part(const Forward* call, int thread, int threads) noexcept nogil:
     cdef const Steps* steps = &call.steps
     cdef Step step = first_step(steps)
     cdef Py_ssize_t chunk_end = 0, chunk_first = 0
-    if call.weight_ih != NULL:  # each thread packs what it will read itself
+    if call.weight_hh != NULL:  # each thread packs what it will read itself
         pack_part(call, thread, threads)
     if steps.y != NULL:
         clear_ends(steps, steps.y, steps.y_step, steps.y_row, steps.hidden, thread, threads)
@@ -229,8 +241,33 @@ cdef Py_ssize_t project(const Forward* call, Step step, int thread, int threads)
             row += 1
         to_next_step(steps, &step)
     args = fln_product_args(places, results, call.packed_ih, 1, row, steps.inputs, steps.gates, False)
-    steps.kernels.product(&args, first_panel(panels, thread, threads), first_panel(panels, thread + 1, threads))
+    if call.packed_ih != NULL:
+        steps.kernels.product(&args, first_panel(panels, thread, threads), first_panel(panels, thread + 1, threads))
+    else:
+        pack_and_multiply(call, &args, thread, threads)
     return step.number
+
+
+cdef void pack_and_multiply(const Forward* call, fln_product_args* args, int thread, int threads) noexcept nogil:
+    """The product of some rows of x with the panels of a thread, which are packed for that, a few at a time."""
+    cdef const Steps* steps = &call.steps
+    cdef Py_ssize_t panels = panels_of(steps, steps.gates), last = first_panel(panels, thread + 1, threads)
+    cdef Py_ssize_t panel = first_panel(panels, thread, threads), width = FLN_PANEL_BYTES // steps.size
+    cdef Py_ssize_t moved = 0, count, i
+    cdef char* room = call.panel_room + thread * call.panel_room_bytes
+    cdef void** results = <void**> args.out
+    args.panels = room
+    while panel < last:
+        count = min(last - panel, PANELS_TOGETHER)
+        args.cols = steps.gates - panel * width
+        for i in range(args.rows):  # where the columns of these panels are
+            results[i] = <char*> results[i] + (panel * width - moved) * steps.size
+        moved = panel * width
+        steps.kernels.pack_columns(
+            call.weight_ih + moved * steps.inputs * steps.size, steps.inputs, args.cols, room, 0, count
+        )
+        steps.kernels.product(args, 0, count)
+        panel += count
 
 
 cdef void recur(const Forward* call, const Step* step, int thread, int threads) noexcept nogil:
