@@ -160,7 +160,7 @@ def select(keys: Sequence[str] | None, contenders: Sequence[Contender] = CONTEND
     """
     if keys is None:
         return list(contenders)
-    chosen = [contender.key for contender in contenders if contender.kind in (PEER, NATIVE)]
+    chosen = [contender.key for contender in contenders if contender.kind in (PEER, NATIVE) or contender.needs]
     for key in keys:
         if key not in chosen:
             raise ValueError(f"must be of {', '.join(chosen)}, got {key!r}")

@@ -76,12 +76,12 @@ def peak_of(call):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_does_not_grow_with_the_steps(cell):
-    """Beside the result, which goes where the caller wants it: a hundred times the steps take what some steps take."""
+    """Beside the result, which goes where the caller wants it. (Of few rows, W_ih is packed as it is used.)"""
     peaks = []
-    for steps in (5, 500):
+    for steps in (200, 2000):
         case, y = make_case(cell, steps, 3, 16, 32), np.empty((steps, 3, 32), np.float32)
         peaks.append(peak_of(functools.partial(case, out=y)))
-    assert peaks[1] <= peaks[0] + 4096  # of x alone 500 steps have 96000 bytes
+    assert peaks[1] <= peaks[0] + 4096  # of x alone 2000 steps have 384000 bytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
