@@ -145,6 +145,7 @@ def test_what_is_changed_in_place_is_seen_by_the_next_call(kind):
         before = after
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_an_array_that_fits_is_kept_and_any_other_converted(kind):
     network = OBJECTS[kind](3, 4)
     shape = network.parameters["weight_hh_l0"].shape

@@ -138,6 +138,7 @@ class Changing:
         return self.array
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 @pytest.mark.parametrize("new_shape", [(60,), (1, 60), (2, 3, 10), (4, 15)])
 @pytest.mark.parametrize("later", ["bias", "c_norm", "lengths"])
 def test_an_argument_that_changes_x_meanwhile_is_refused_or_right(later, new_shape):
