@@ -76,7 +76,7 @@ def peak_of(call):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_does_not_grow_with_the_steps(cell):
-    """Beside the result, which goes where the caller wants it. (Of few rows, W_ih is packed as it is used.)"""
+    """Beside the result, which goes where the caller wants it; of few rows, W_ih is packed as it is used."""
     peaks = []
     for steps in (200, 2000):
         case, y = make_case(cell, steps, 3, 16, 32), np.empty((steps, 3, 32), np.float32)
