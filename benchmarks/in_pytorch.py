@@ -10,6 +10,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -53,12 +54,8 @@ def measure(call: Callable[[], object], rounds: int) -> np.ndarray:
     for turn in range(rounds):
         pair = {}
         for is_on in ((False, True), (True, False))[turn % 2]:
-            if is_on:
-                with fastln.torch.enabled():
-                    seconds(call, max(number // 4, 1))
-                    pair[is_on] = seconds(call, number)
-            else:
-                seconds(call, max(number // 4, 1))
+            with fastln.torch.enabled() if is_on else nullcontext():
+                seconds(call, max(number // 4, 1))  # untimed
                 pair[is_on] = seconds(call, number)
         times.append((pair[False], pair[True]))
     return np.array(times)
