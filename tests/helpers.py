@@ -12,6 +12,10 @@ import numpy as np
 
 import fastln
 
+# What a fresh process does not inherit, beside the counts of threads of all libraries: what MKL_NUM_THREADS says,
+# PyTorch sets in libgomp as it is loaded.
+OWN_SETTINGS = {"FASTLN_ISA", "FASTLN_MIN_PARALLEL_BYTES", "FASTLN_STREAM_BYTES", "OMP_WAIT_POLICY"}
+
 
 def assert_same_bits(actual, expected, where=""):
     """Equal dtype, shape and bits (so that -0.0 differs from 0.0)."""
@@ -68,14 +72,8 @@ def run_python(code, *arguments, timeout=120, **environment):
     env = dict(os.environ)
     places = [str(Path(fastln.__file__).parents[1]), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    for name in (
-        "FASTLN_ISA",
-        "FASTLN_MIN_PARALLEL_BYTES",
-        "FASTLN_STREAM_BYTES",
-        "OMP_NUM_THREADS",
-        "OMP_WAIT_POLICY",
-    ):
-        env.pop(name, None)
+    for name in env.keys() & OWN_SETTINGS | {name for name in env if name.endswith("_NUM_THREADS")}:
+        del env[name]
     for name, value in environment.items():
         if value is None:
             env.pop(name, None)
