@@ -7,6 +7,7 @@ import contextlib
 from fastln._core.effort import get_stream_bytes, next_choice, set_min_parallel_bytes, set_stream_bytes, tell_seconds
 from fastln._core.facts import config
 from fastln._core.isa import build_info
+from fastln._core.layers import run_layers_back
 from fastln._core.stores import calls_of, forget
 from fastln._core.waking import Waking
 
@@ -19,6 +20,7 @@ __all__ = [
     "get_stream_bytes",
     "min_parallel_bytes",
     "next_choice",
+    "run_layers_back",
     "set_min_parallel_bytes",
     "set_stream_bytes",
     "stream_bytes",

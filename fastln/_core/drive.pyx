@@ -24,7 +24,7 @@ from fastln._core.effort cimport (
     is_small,
     now,
 )
-from fastln._core.isa cimport FLN_FORWARD_SEGMENT_COLS, FLN_FORWARD_SUMS, fln_backward_parts
+from fastln._core.isa cimport FLN_FORWARD_SEGMENT_COLS, FLN_FORWARD_SUMS, fln_backward_parts, fln_element_kernels
 from fastln._core.stores cimport Shape
 
 
@@ -43,7 +43,7 @@ cdef int run_backward(Backward* call, int limit) except -1:
     cdef int status
     if is_small(tuning_backward(call), call.bytes):
         begin_small(&effort)
-        status = find_gradients(call, &effort)
+        status = find_gradients(call, NULL, &effort)
     else:
         with nogil:
             status = drive_backward(call, limit)
@@ -196,6 +196,20 @@ cdef Py_ssize_t first_segment(int i, Py_ssize_t segments, int count) noexcept no
 
 
 cdef int drive_backward(Backward* call, int limit) noexcept nogil:
+    return drive_with(call, NULL, limit)
+
+
+cdef void drive_backward_within(Backward* call, double* room, int limit) noexcept nogil:
+    drive_with(call, room, limit)
+
+
+cdef Py_ssize_t room_for_sums(const fln_element_kernels* element, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    cdef fln_backward_parts parts
+    element.divide(rows, cols, &parts)
+    return 2 * parts.chunks * parts.totals
+
+
+cdef int drive_with(Backward* call, double* room, int limit) noexcept nogil:
     cdef Effort effort
     cdef int status
     cdef Py_ssize_t rows = call.args.rows, cols = call.args.cols
@@ -206,22 +220,28 @@ cdef int drive_backward(Backward* call, int limit) noexcept nogil:
         and call.args.dx_stride == cols and call.args.x_stride == cols and call.args.dy_stride == cols
     )
     begin(&effort, tuning_backward(call), &shape, max(rows, cols // COLUMNS_PER_THREAD), limit, may_stream)
-    status = find_gradients(call, &effort)
+    status = find_gradients(call, room, &effort)
     if status == 0:
         end(&effort)
     return status
 
 
-cdef int find_gradients(Backward* call, Effort* effort) noexcept nogil:
-    """All that one call is to find, with so much effort: the chunks, and their totals merged. -1: no memory."""
+cdef int find_gradients(Backward* call, double* room, Effort* effort) noexcept nogil:
+    """All that one call is to find, with so much effort: the chunks, and their totals merged. -1: no memory.
+
+    Without room for the totals, they get some.
+    """
     cdef fln_backward_parts parts
     cdef bint are_parameters = call.args.dweight != NULL or call.args.dbias != NULL
     cdef double* totals = NULL
+    cdef double* own = NULL
     cdef Py_ssize_t size
     call.element.divide(call.args.rows, call.args.cols, &parts)
     size = parts.chunks * parts.totals
     if parts.totals > 0 and are_parameters:  # of both, whichever is asked for
-        totals = <double*> malloc(max(2 * size, 1) * sizeof(double))
+        totals = room
+        if totals == NULL:
+            totals = own = <double*> malloc(max(2 * size, 1) * sizeof(double))
         if totals == NULL:
             return -1
     call.args.stream = effort.stream
@@ -238,7 +258,7 @@ cdef int find_gradients(Backward* call, Effort* effort) noexcept nogil:
         effort.ended = now()
     if are_parameters:
         call.element.merge(&call.args)
-    free(totals)
+    free(own)
     free(call.args.terms)
     return 0
 

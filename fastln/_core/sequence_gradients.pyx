@@ -9,14 +9,12 @@ checked here: `recurrent` has done it.
 
 cimport numpy as cnp
 from cython.parallel cimport parallel, threadid
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 import numpy as np
 
 from fastln._core.calls cimport Backward
-from fastln._core.drive cimport drive_backward
+from fastln._core.drive cimport drive_backward_within, room_for_sums
 from fastln._core.effort cimport threads_of_sequence
 from fastln._core.isa cimport (
     FLN_GRU,
@@ -33,13 +31,17 @@ from fastln._core.steps cimport (
     Room,
     Step,
     Steps,
+    allocate,
     begin_steps,
     clear_ends,
     data_or_null,
+    end_room,
     find_saved,
     first_of,
     first_panel,
     first_step,
+    in_lines,
+    no_room,
     packed_bytes,
     panels_of,
     rows_from,
@@ -91,6 +93,7 @@ cdef struct Gradients:
     char* packed_ih
     char* packed_h  # a block of rows
     char* packed_x
+    double* sums  # over rows, of a norm
     # and of its threads, each so many bytes further on
     const void** places
     void** results
@@ -106,9 +109,8 @@ def run_backward_sequence(
     """The gradients of `run_sequence`: those of parameters are returned, dx is written, dh and dc become those of the
     first state. See `recurrent`."""
     cdef Gradients call
-    cdef Room room = Room(NULL, 0)
-    cdef int limit = limit_of(num_threads), threads, status
-    cdef char* memory
+    cdef Room room = no_room()
+    cdef int limit = limit_of(num_threads), threads
     memset(&call, 0, sizeof(call))
     norms = with_weights(norms, cell, dh)
     _kept = begin_steps(
@@ -117,6 +119,7 @@ def run_backward_sequence(
     find_saved(&call.steps, saved, &call.saved)
     dweight_ih, dweight_hh = np.zeros_like(weight_ih), np.zeros_like(weight_hh)
     dnorms = tuple((np.empty_like(w), np.empty_like(w)) for w, _ in norms)
+    dbias = np.empty_like(dnorms[0][1])
     call.weight_ih, call.weight_hh = <char*> data_or_null(weight_ih), <char*> data_or_null(weight_hh)
     call.dweight_ih, call.dweight_hh = <char*> data_or_null(dweight_ih), <char*> data_or_null(dweight_hh)
     call.h0, call.c0 = <char*> data_or_null(h0), <char*> data_or_null(c0)
@@ -128,22 +131,18 @@ def run_backward_sequence(
         call.dx_step, call.dx_row = dx.strides[0], dx.strides[1]
     threads = threads_for(&call, limit)
     take_room(&call, &room, threads)
-    memory = <char*> malloc(room.taken + FLN_PANEL_BYTES)
-    if memory == NULL:
-        raise MemoryError
-    room = Room(memory + (FLN_PANEL_BYTES - <uintptr_t> memory % FLN_PANEL_BYTES), 0)
+    allocate(&room)
+    # No memory is asked for after this: what fails for want of it has changed neither dh nor dc nor dx.
     take_room(&call, &room, threads)
     with nogil:
         run_steps(&call, threads)
-    status = find_norm_gradients(&call, dnorms, limit)
-    if status == 0:
-        threads = min(threads, threads_for(&call, limit))  # the team may have changed
-        with nogil:
-            run_products(&call, threads)
-    free(memory)
-    if status != 0:
-        raise MemoryError
-    return dweight_ih, dweight_hh, dnorms[0][1].copy(), dnorms
+    find_norm_gradients(&call, dnorms, limit)
+    dbias[...] = dnorms[0][1]
+    threads = min(threads, threads_for(&call, limit))  # the team may have changed
+    with nogil:
+        run_products(&call, threads)
+        end_room(&room)
+    return dweight_ih, dweight_hh, dbias, dnorms
 
 
 cdef int threads_for(const Gradients* call, int limit) noexcept:
@@ -170,10 +169,10 @@ cdef void take_room(Gradients* call, Room* room, int threads) noexcept:
         call.packed_ih = <char*> take(room, packed_bytes(steps, steps.gates, steps.inputs))
     call.packed_h = <char*> take(room, packed_bytes(steps, BLOCK_ROWS, steps.hidden))
     call.packed_x = <char*> take(room, packed_bytes(steps, BLOCK_ROWS, steps.inputs))
+    call.sums = <double*> take(room, room_for_sums(steps.element, steps.rows, steps.gates) * sizeof(double))
     call.barrier = take_barrier(room)
     call.places_bytes = max(steps.batch, steps.gates, BLOCK_ROWS) * sizeof(void*)
-    call.cell_room_bytes = steps.cell_kernels.room(steps.hidden) * steps.size
-    call.cell_room_bytes = (call.cell_room_bytes + FLN_PANEL_BYTES - 1) // FLN_PANEL_BYTES * FLN_PANEL_BYTES
+    call.cell_room_bytes = in_lines(steps.cell_kernels.room(steps.hidden) * steps.size)
     call.places = <const void**> take(room, threads * call.places_bytes)
     call.results = <void**> take(room, threads * call.places_bytes)
     call.cell_room = <char*> take(room, threads * call.cell_room_bytes)
@@ -282,8 +281,8 @@ cdef void pass_on(const Gradients* call, const Step* step, int thread, int threa
 # The parameters of the norms, of all rows
 
 
-cdef int find_norm_gradients(Gradients* call, tuple dnorms, int limit) except? -1:
-    """After it, `dih` of LSTM and GRU is the gradient of W_ih x itself. -1, without an exception: no memory."""
+cdef void find_norm_gradients(Gradients* call, tuple dnorms, int limit):
+    """After it, `dih` of LSTM and GRU is the gradient of W_ih x itself."""
     cdef const Steps* steps = &call.steps
     cdef Py_ssize_t hidden = steps.hidden, gates = steps.gates
     cdef char* dx = call.dih
@@ -291,30 +290,26 @@ cdef int find_norm_gradients(Gradients* call, tuple dnorms, int limit) except? -
     cdef const char* gh = <const char*> call.saved.gh
     cdef const char* inner = <const char*> call.saved.inner
     if steps.which == FLN_RNN:
-        return norm(call, 0, 0, 0, hidden, call.dih, call.stride, inner, hidden, NULL, dnorms[0], limit)
-    if steps.which == FLN_LSTM:  # that of W_hh h first: the other one replaces what both start from
-        return (
-            norm(call, 1, 1, 0, gates, call.dih, call.stride, gh, gates, NULL, dnorms[1], limit)
-            or norm(call, 0, 0, 0, gates, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
-            or norm(call, 2, 2, 0, hidden, call.dinner, hidden, inner, hidden, NULL, dnorms[2], limit)
-        )
-    return (
+        norm(call, 0, 0, 0, hidden, call.dih, call.stride, inner, hidden, NULL, dnorms[0], limit)
+    elif steps.which == FLN_LSTM:  # that of W_hh h first: the other one replaces what both start from
+        norm(call, 1, 1, 0, gates, call.dih, call.stride, gh, gates, NULL, dnorms[1], limit)
+        norm(call, 0, 0, 0, gates, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
+        norm(call, 2, 2, 0, hidden, call.dinner, hidden, inner, hidden, NULL, dnorms[2], limit)
+    else:
         norm(call, 1, 1, 0, 2 * hidden, call.dhh, call.stride, gh, gates, NULL, dnorms[1], limit)
-        or norm(call, 3, 1, 2 * hidden, hidden, call.dhh, call.stride, gh, gates, NULL, dnorms[1], limit)
-        or norm(call, 0, 0, 0, 2 * hidden, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
-        or norm(call, 2, 0, 2 * hidden, hidden, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
-    )
+        norm(call, 3, 1, 2 * hidden, hidden, call.dhh, call.stride, gh, gates, NULL, dnorms[1], limit)
+        norm(call, 0, 0, 0, 2 * hidden, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
+        norm(call, 2, 0, 2 * hidden, hidden, call.dih, call.stride, gx, gates, dx, dnorms[0], limit)
 
 
-cdef int norm(
+cdef void norm(
     Gradients* call, int which, int parameters, Py_ssize_t first, Py_ssize_t cols, const char* dy, Py_ssize_t dy_stride,
     const char* x, Py_ssize_t x_stride, char* dx, tuple sums, int limit,
-) except? -1:
+):
     """One norm, over columns [first, first + cols) of all rows."""
     cdef const Steps* steps = &call.steps
     cdef Backward backward
     cdef Py_ssize_t at = first * steps.size
-    cdef int status
     memset(&backward, 0, sizeof(backward))
     backward.element = steps.element
     backward.kernels = steps.element.norms + <int> FLN_LAYER_NORM
@@ -330,8 +325,7 @@ cdef int norm(
     backward.args.rows, backward.args.cols = steps.rows, cols
     backward.bytes = 3 * steps.rows * cols * steps.size
     with nogil:
-        status = drive_backward(&backward, limit)
-    return status
+        drive_backward_within(&backward, call.sums, limit)
 
 
 # The products, of all rows

@@ -9,7 +9,6 @@ end change a bit. Nothing is checked here: `recurrent` has done it.
 cimport numpy as cnp
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 import numpy as np
@@ -22,13 +21,17 @@ from fastln._core.steps cimport (
     Room,
     Step,
     Steps,
+    allocate,
     begin_steps,
     clear_ends,
     data_or_null,
+    end_room,
     find_saved,
     first_of,
     first_panel,
     first_step,
+    in_lines,
+    no_room,
     packed_bytes,
     panels_of,
     rows_from,
@@ -124,9 +127,8 @@ def run_sequence(
 ):
     """A cell over a sequence: y is written, h and c go from the first state to the last. See `recurrent`."""
     cdef Forward call
-    cdef Room room = Room(NULL, 0)
+    cdef Room room = no_room()
     cdef int limit = limit_of(num_threads)
-    cdef char* memory
     memset(&call, 0, sizeof(call))
     _kept = begin_steps(
         &call.steps, cell, x, y, lengths, bias, norms, eps, reverse, carry_normalized, relu, h.shape[1]
@@ -150,14 +152,11 @@ def run_sequence(
     call.projected = max(call.steps.batch, min(call.projected, call.steps.rows))
     limit = threads_for(&call, limit)
     take_room(&call, &room, limit)
-    memory = <char*> malloc(room.taken + FLN_PANEL_BYTES)
-    if memory == NULL:
-        raise MemoryError
-    room = Room(memory + (FLN_PANEL_BYTES - <uintptr_t> memory % FLN_PANEL_BYTES), 0)
+    allocate(&room)
     take_room(&call, &room, limit)
     with nogil:
         run(&call, limit)
-        free(memory)
+        end_room(&room)
 
 
 cdef int threads_for(const Forward* call, int limit) noexcept:
@@ -174,8 +173,7 @@ cdef void take_room(Forward* call, Room* room, int threads) noexcept:
     cdef const Steps* steps = &call.steps
     call.barrier = take_barrier(room)
     call.places_bytes = (call.projected + steps.batch) * sizeof(void*)
-    call.cell_room_bytes = steps.cell_kernels.room(steps.hidden) * steps.size
-    call.cell_room_bytes = (call.cell_room_bytes + FLN_PANEL_BYTES - 1) // FLN_PANEL_BYTES * FLN_PANEL_BYTES
+    call.cell_room_bytes = in_lines(steps.cell_kernels.room(steps.hidden) * steps.size)
     call.places = <const void**> take(room, threads * call.places_bytes)
     call.results = <void**> take(room, threads * call.places_bytes)
     call.cell_room = <char*> take(room, threads * call.cell_room_bytes)

@@ -109,6 +109,53 @@ print((largest() - before) / 1024)
     assert float(done.stdout) < 8
 
 
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+import fastln
+from internals import run_layers_back
+
+network = fastln.LayerNormLSTM(64, 256)
+x = np.random.default_rng(0).standard_normal((32, 16, 64), dtype=np.float32)
+(y, state), saved = network.forward(x)
+
+
+def gradients_of(dstate, dx):
+    "What backward does once it has checked its arguments, into arrays that are seen from here."
+    layers, settings = network._layers(x.dtype), network._settings()
+    run_layers_back(saved.form.kind, layers, settings, y, dstate, saved.kept, None, dx, 1)
+
+
+def refused(bytes):
+    "Whether there is no memory for it, beside as many bytes as the process has."
+    dstate, dx = tuple(one.copy() for one in state), np.ones_like(x)
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + bytes, resource.RLIM_INFINITY))
+    try:
+        gradients_of(dstate, dx)
+        return False
+    except MemoryError:
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert all(np.array_equal(*pair) for pair in zip(dstate, state)) and (dx == 1).all(), bytes
+    return True
+
+
+step = 1 << 17
+print(next(bytes for bytes in range(0, 1 << 28, step) if not refused(bytes)) // step)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+def test_gradients_for_which_there_is_no_memory_change_nothing():
+    """Whichever allocation it is that fails: the process gets a little more each time, until it is enough."""
+    done = run_python(SHORT_OF_MEMORY, OPENBLAS_NUM_THREADS=1, MALLOC_MMAP_THRESHOLD_=1 << 16)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
+
+
 def test_calls_and_objects_leave_nothing_behind():
     case = make_case("lstm", 3, 2, 4, 8)
     network = fastln.LayerNormGRU(4, 8, num_layers=2)
