@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from command_line import InputError, exit_status, learning_rate, positive, prepare_folder
 
 import fastln
 
@@ -51,10 +51,6 @@ examples:
   character_model.py --quick               small models for a few steps: some seconds
   character_model.py --rates 0.001 0.1     other learning rates
 """
-
-
-class InputError(Exception):
-    """Something the user can put right: reported as one line, without a traceback."""
 
 
 # --------------------------------------------------------------------------- the text
@@ -431,24 +427,6 @@ def smoothed(bits: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------- the command line
 
 
-def positive(text: str) -> int:
-    """An argument type: a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def learning_rate(text: str) -> float:
-    """An argument type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with a message and status 2 when it makes no sense."""
     parser = argparse.ArgumentParser(
@@ -478,18 +456,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.seed < 0:
         parser.error(f"argument --seed: must not be negative, got {args.seed}")
     return args
-
-
-def prepare_folder(folder: Path) -> None:
-    """Find out before training, not after it, whether the results can be saved."""
-    import matplotlib  # noqa: F401
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write to {folder}")
 
 
 def save(folder: Path, report: str, settings: Settings, curves: Sequence[Curve]) -> list[Path]:
@@ -533,25 +499,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv)
-    try:
-        run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, head for one, has seen enough; spare the flush at exit the same error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except InputError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
-    return 0
-
-
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+    return exit_status(__file__, lambda: run(args), INSTALL)
 
 
 if __name__ == "__main__":

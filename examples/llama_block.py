@@ -11,7 +11,6 @@ import argparse
 import functools
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from command_line import InputError, exit_status, format_table, positive, progress_bar
 
 import fastln
 
@@ -41,10 +41,6 @@ examples:
   llama_block.py --prompt 512 --tokens 64          a longer prompt, more tokens after it
   llama_block.py --weights ~/models/TinyLlama      config.json and *.safetensors, as Hugging Face has them
 """
-
-
-class InputError(Exception):
-    """Something the user can put right: reported as one line, without a traceback."""
 
 
 def bfloat16() -> np.dtype:
@@ -429,13 +425,6 @@ def allowed_difference(config: Config) -> float:
     return TOLERANCE * 2.0**-7 * math.sqrt(config.num_hidden_layers)
 
 
-def progress_bar(total: int, unit: str):
-    """A tqdm bar, if stderr is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=f" {unit}", leave=False, disable=None)
-
-
 def describe(model: Model, prompt: np.ndarray, tokens: np.ndarray, threads: int, repeats: int) -> str:
     """What is computed and how it is timed."""
     c = model.config
@@ -457,12 +446,7 @@ def format_runs(runs: Mapping[str, Run]) -> str:
             rows.append((f"{title}, {name}", milliseconds(t.norms), milliseconds(t.whole), f"{t.norms / t.whole:.1%}"))
         norms, whole = (before / after for before, after in zip(*timings.values(), strict=True))
         rows.append((f"{title}, gain", f"{norms:.1f} x", f"{whole:.2f} x", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in (rows[0], ["-" * width for width in widths], *rows[1:]):
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join((row[0].ljust(widths[0]), *cells)).rstrip())
-    return "\n".join(lines)
+    return format_table(rows, right=(1, 2, 3))
 
 
 def milliseconds(seconds: float) -> str:
@@ -480,13 +464,6 @@ SIZES = {  # option -> field of Config, default, and what it is
     "inner": ("intermediate_size", 2048, "numbers within the feed-forward"),
     "vocabulary": ("vocab_size", 4096, "tokens that there are"),
 }
-
-
-def positive(text: str) -> int:
-    """An argument type: a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -547,26 +524,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv)
-    try:
-        status = run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, head for one, has seen enough; spare the flush at exit the same error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except InputError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
-    return status
-
-
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+    return exit_status(__file__, lambda: run(args), INSTALL)
 
 
 if __name__ == "__main__":

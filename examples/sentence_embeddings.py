@@ -13,7 +13,6 @@ import importlib.resources
 import io
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from command_line import InputError, exit_status, format_table, positive, progress_bar
 
 import fastln
 
@@ -62,10 +62,6 @@ examples:
   fortune -l | sentence_embeddings.py --file -            from standard input
   sentence_embeddings.py --file notes.txt --compare       layer norms in NumPy against fastln
 """
-
-
-class InputError(Exception):
-    """Something the user can put right: reported as one line, without a traceback."""
 
 
 # --------------------------------------------------------------------------- the model
@@ -280,14 +276,6 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def progress_bar(total: int, unit: str, shown: bool):
-    """A tqdm bar, if `shown` and on a terminal."""
-    from tqdm import tqdm
-
-    disable = None if shown else True  # None leaves it to tqdm: no bar unless stderr is a terminal
-    return tqdm(total=total, unit=f" {unit}", leave=False, disable=disable)
-
-
 # --------------------------------------------------------------------------- nearest pairs
 
 
@@ -319,18 +307,6 @@ def cut(text: str, width: int) -> str:
     """One line of at most `width` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 3].rstrip() + "..."
-
-
-def format_table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Aligned columns under a heading, which is the first row; those numbered in `right` to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligns = [str.rjust if i in right else str.ljust for i in range(len(widths))]
-    rule = ["-" * width for width in widths]
-    lines = []
-    for row in (rows[0], rule, *rows[1:]):
-        cells = (align(cell, width) for align, cell, width in zip(aligns, row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------------- --compare
@@ -448,13 +424,6 @@ def choose_sentences(args: argparse.Namespace) -> list[str]:
     return sentences
 
 
-def positive(text: str) -> int:
-    """An argument type: a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with a message and status 2 when it makes no sense."""
     parser = argparse.ArgumentParser(
@@ -510,25 +479,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to fail
-    try:
-        run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, head for one, has seen enough; spare the flush at exit the same error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except InputError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
-    return 0
-
-
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+    return exit_status(__file__, lambda: run(args), INSTALL)
 
 
 if __name__ == "__main__":

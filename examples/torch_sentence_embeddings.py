@@ -18,7 +18,8 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from sentence_embeddings import DEFAULT_SENTENCES, INSTALL, Model, format_table, load_model, pad, positive
+from command_line import exit_status, format_table, positive
+from sentence_embeddings import DEFAULT_SENTENCES, INSTALL, Model, load_model, pad
 
 INSTALL = INSTALL | {"torch": "pip install torch"}
 
@@ -262,8 +263,8 @@ def report(encoder: Encoder, ids: Tensor, mask: Tensor, counts: Sequence[int], r
 # --------------------------------------------------------------------------- the command line
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; exits with a message and status 2 when it makes no sense."""
     parser = argparse.ArgumentParser(
         prog=Path(__file__).name,
         description="Embed sentences with all-MiniLM-L6-v2 in PyTorch, before and after fastln.torch.enable().",
@@ -272,25 +273,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="one batch of them (default: a dozen)")
     number("-t", "--threads", nargs="+", default=[1, 2], help="of PyTorch, to time with (default: 1 2)")
     number("--repeats", default=15, help="timed runs (default: %(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        model = load_model()
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embed, compare, print."""
+    model = load_model()
     sentences = args.sentences or DEFAULT_SENTENCES
     ids, mask = as_tensors(model, sentences)
     print(f"PyTorch {torch.__version__}: {len(sentences)} sentences, {int(mask.sum())} tokens, 13 layer norms a pass")
     for line in report(build(model), ids, mask, args.threads, args.repeats):
         print(line, flush=True)
-    return 0
 
 
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = parse_args(argv)
+    return exit_status(__file__, lambda: run(args), INSTALL)
 
 
 if __name__ == "__main__":

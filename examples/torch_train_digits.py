@@ -17,8 +17,8 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from sentence_embeddings import format_table
-from train_digits import CLASSES, INSTALL, Images, InputError, batch_size, batches, load_images, positive
+from command_line import InputError, exit_status, format_table, learning_rate, positive
+from train_digits import CLASSES, INSTALL, Images, batch_size, batches, load_images
 
 INSTALL = INSTALL | {"torch": "pip install torch"}
 
@@ -108,8 +108,8 @@ def difference(runs: dict[str, Training], steps: int) -> float:
     return max(abs(a - b) for a, b in zip(runs[BEFORE].losses[:steps], runs[AFTER].losses[:steps], strict=True))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; exits with a message and status 2 when it makes no sense."""
     parser = argparse.ArgumentParser(
         prog=Path(__file__).name,
         description="Train a network on scikit-learn's digits in PyTorch, before and after fastln.torch.enable().",
@@ -122,17 +122,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--batch-sizes", type=batch_size, nargs="+", metavar="N", default=[128, 4], help="(default: 128 4)"
     )
-    parser.add_argument("--lr", type=float, metavar="X", default=3e-4, help="learning rate (default: %(default)s)")
-    settings = parser.parse_args(argv)
+    parser.add_argument(
+        "--lr", type=learning_rate, metavar="X", default=3e-4, help="learning rate (default: %(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def run(settings: argparse.Namespace) -> None:
+    """Train with each batch size and print."""
     torch.set_num_threads(settings.threads)
-    try:
-        results = {size: train(settings, size) for size in settings.batch_sizes}
-    except InputError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
+    results = {size: train(settings, size) for size in settings.batch_sizes}
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
     print(f"PyTorch {torch.__version__}, {threads}: {settings.steps} steps, {settings.hidden} units a layer\n")
     rows = [("batch", "", "a step", "gain", "last loss", "test error")]
@@ -142,13 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = min(10, settings.steps)
     largest = max(difference(runs, first) for runs, _ in results.values())
     print(f"\nlargest difference of the losses of the first {first} steps: {largest:.1e}")
-    return 0
 
 
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    settings = parse_args(argv)
+    return exit_status(__file__, lambda: run(settings), INSTALL)
 
 
 if __name__ == "__main__":

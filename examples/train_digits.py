@@ -17,7 +17,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import sys
 import textwrap
 import threading
@@ -29,6 +28,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+from command_line import InputError, exit_status, learning_rate, positive, prepare_folder
 
 import fastln
 
@@ -57,10 +57,6 @@ examples:
   train_digits.py --batch-sizes 2 4 8 --seeds 1     other batch sizes
   train_digits.py --batch-norm-softmax              batch norm on all layers
 """
-
-
-class InputError(Exception):
-    """Something the user can put right: reported as one line, without a traceback."""
 
 
 # --------------------------------------------------------------------------- the images
@@ -552,30 +548,12 @@ def to_json(settings: Settings, results: Sequence[Curves]) -> str:
 # --------------------------------------------------------------------------- the command line
 
 
-def positive(text: str) -> int:
-    """An argument type: a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
-
-
 def batch_size(text: str) -> int:
     """An argument type: a batch that has a variance and that the training set can fill."""
     size = positive(text)
     if size < 2:
         raise argparse.ArgumentTypeError("must be at least 2: batch norm needs the variance of a batch")
     return size
-
-
-def learning_rate(text: str) -> float:
-    """An argument type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -606,18 +584,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.seed < 0:
         parser.error(f"argument --seed: must not be negative, got {args.seed}")
     return args
-
-
-def prepare_folder(folder: Path) -> None:
-    """Find out before training, not after it, whether the results can be saved."""
-    import matplotlib  # noqa: F401
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write to {folder}")
 
 
 def save(folder: Path, report: str, settings: Settings, results: Sequence[Curves]) -> list[Path]:
@@ -658,25 +624,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv)
-    try:
-        run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, head for one, has seen enough; spare the flush at exit the same error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except InputError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in INSTALL:
-            raise
-        return fail(f"the module {error.name} is missing; to install it: {INSTALL[error.name]}")
-    return 0
-
-
-def fail(message: str) -> int:
-    """Say in one line what went wrong."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
-    return 2
+    return exit_status(__file__, lambda: run(args), INSTALL)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 @contextlib.contextmanager
 def loaded(script):
-    """The script as a module."""
+    """The script as a module, with those beside it to import from, as where it is run."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[script.stem] = module  # dataclasses look their module up there
+    sys.path.insert(0, str(script.parent))
     spec.loader.exec_module(module)
     yield module
+    sys.path.remove(str(script.parent))
     del sys.modules[script.stem]
 
 

@@ -21,14 +21,12 @@ TOLERANCE = 8 * np.finfo(np.float32).eps
 
 @contextlib.contextmanager
 def example(name, needs):
-    """The script as a module, beside the example that it takes parts of."""
+    """The script as a module."""
     for module in needs:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is missing")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        with loaded(EXAMPLES / f"{name}.py") as module:
-            yield module
+    with loaded(EXAMPLES / f"{name}.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
