@@ -739,6 +739,31 @@ def test_a_missing_key_is_named_with_few_of_the_others_and_what_to_change(what):
     assert len(text) < 400
 
 
+def test_a_bias_that_an_object_has_no_place_for_is_named():
+    rms_norm = "a fastln.LayerNorm has a bias, an RMSNorm has none"
+    for kind, options, state, advice in (
+        (fastln.RMSNorm, {}, "gamma beta", f"rename 'gamma' to 'weight', but there is no place for 'beta': {rms_norm}"),
+        (fastln.RMSNorm, {}, "scale bias", f"rename 'scale' to 'weight', but there is no place for 'bias': {rms_norm}"),
+        (
+            fastln.RMSNorm,
+            {},
+            "n.gamma n.beta",
+            f"'n.' has gamma for weight; rename it, but there is no place for 'n.beta': {rms_norm}",
+        ),
+        (
+            fastln.LayerNorm,
+            {"bias": False},
+            "gamma beta",
+            "rename 'gamma' to 'weight', but there is no place for 'beta': LayerNorm(..., bias=True) has one",
+        ),
+    ):
+        with pytest.raises(KeyError) as caught:
+            kind(8, **options).load_state_dict(dict.fromkeys(state.split(), array(8)))
+        assert str(caught.value) == f"state must have the key 'weight', got 2 other keys: {advice}"
+    with pytest.raises(KeyError, match=f"^state must have no key but those of weight, got 'beta': {rms_norm}$"):
+        fastln.RMSNorm(8).load_state_dict({"weight": array(8), "beta": array(8)})
+
+
 def test_the_prefix_that_a_message_names_is_right():
     module = fastln.LayerNorm(8)
     with pytest.raises(KeyError) as caught:

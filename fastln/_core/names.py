@@ -202,11 +202,11 @@ def explain_state(state: object) -> str:
 
 
 def explain_keys(
-    missing: Sequence[str], prefix: str, names: Sequence[str], keys: Collection[str], inner: Sequence[str]
+    missing: Sequence[str], prefix: str, names: Sequence[str], keys: Collection[str], inner: Sequence[str], kind: str
 ) -> str:
     """What is wrong with a state that lacks keys, in few words however many keys it has, and what to change.
 
-    `inner` are the keys of what is itself a mapping.
+    `inner` are the keys of what is itself a mapping, `kind` is what the object is.
     """
     got = f"{len(keys)} other key{'s' if len(keys) != 1 else ''}"
     renamed = []
@@ -215,7 +215,7 @@ def explain_keys(
         if here in names and f"{prefix}{here}" not in keys:
             renamed.append(f"{_quoted(other)} to {_quoted(f'{prefix}{here}')}")
     if renamed:
-        return f"{got}: rename {' and '.join(renamed[:MOST_NEAR])}"
+        return f"{got}: rename {' and '.join(renamed[:MOST_NEAR])}{_left_over(prefix, names, keys, kind)}"
     if inner:
         return f"{got}, {_quoted(inner[0])} a mapping itself: load state[{_quoted(inner[0])}], with a prefix within it"
     near = _nearest(missing[0], keys)
@@ -236,19 +236,32 @@ def explain_keys(
         named = [_quoted(place) for place in _nearest(prefix, foreign, cutoff=0)]
         there = f"{' and '.join(foreign[_nearest(prefix, foreign, most=1, cutoff=0)[0]])} for {' and '.join(names)}"
         if len(foreign) == 1:
-            return f"{got}: {named[0]} has {there}; rename them"
+            them, left_over = "them" if len(names) > 1 else "it", _left_over(next(iter(foreign)), names, keys, kind)
+            return f"{got}: {named[0]} has {there}; rename {them}{left_over}"
         among = "," if len(foreign) <= MOST_NEAR else ", among them"
         return f"{got}: {len(foreign)} prefixes have {there}{among} {', '.join(named)}; rename them"
     return f"{got}, the nearest {', '.join(map(_quoted, near))}" if near else got
 
 
 def explain_unexpected(name: str, names: Sequence[str], kind: str) -> str:
-    """How to have the parameter that a state has and an object of this kind has not."""
+    """How to have the parameter that a state has, by whatever name, and an object of this kind has not."""
+    name = _parameter_here(name) or name
+    if name in names:
+        return ""
     if name == "bias" and kind == "RMSNorm":
         return ": a fastln.LayerNorm has a bias, an RMSNorm has none"
     if name == "bias" and names:
         return f": {kind}(..., bias=True) has one"
     return f": {kind}(..., elementwise_affine=True) has it" if name in ("weight", "bias") and not names else ""
+
+
+def _left_over(prefix: str, names: Sequence[str], keys: Collection[str], kind: str) -> str:
+    """The first key with this prefix that is of a parameter which an object of this kind has not."""
+    for key in keys:
+        advice = explain_unexpected(key.removeprefix(prefix), names, kind) if key.startswith(prefix) else ""
+        if advice:
+            return f", but there is no place for {_quoted(key)}{advice}"
+    return ""
 
 
 def _is_misspelt(prefix: str, names: Sequence[str], near: Sequence[str]) -> bool:

@@ -116,7 +116,7 @@ def check_keys(state: Any, prefix: Any, names: tuple[str, ...], kind: str) -> No
     if missing:
         # Only of a dict: other mappings may read a file for a value.
         inner = [key for key, value in state.items() if isinstance(value, Mapping)] if isinstance(state, dict) else []
-        advice = explain_keys(missing, prefix, names, keys, inner)
+        advice = explain_keys(missing, prefix, names, keys, inner, kind)
         raise StateError(f"state must have the key {cut(missing[0])!r}, got {advice}")
     under = f"under {cut(prefix)!r} " if prefix else ""
     known = cut(" and ".join(names)) or "none"
