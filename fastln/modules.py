@@ -163,6 +163,9 @@ class _Parameters(KnownAttributes):
         named = {name: getattr(self, f"_{name}") for name in self._NAMES}
         return {name: value for name, value in named.items() if value is not None}
 
+    def _shown_dtype(self) -> str:
+        return "" if self._dtype == np.float32 else f", dtype={self._dtype}"
+
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters under PyTorch's names: "weight" and "bias", as far as they exist.
 
@@ -398,7 +401,7 @@ class LayerNorm(_Parameters):
         alone = ", weight=None" if self._weight is None and self._bias is not None else ""
         return (
             f"LayerNorm({self._shape}, eps={self._eps}, elementwise_affine={self.elementwise_affine}, "
-            f"bias={self._bias is not None}{alone})"
+            f"bias={self._bias is not None}{alone}{self._shown_dtype()})"
         )
 
 
@@ -598,7 +601,10 @@ class RMSNorm(_Parameters):
     def __repr__(self) -> str:
         offset = f", weight_offset={self._weight_offset}" if self._weight_offset else ""
         cast = f", cast={self._cast!r}" if self._cast else ""
-        return f"RMSNorm({self._shape}, eps={self._eps}, elementwise_affine={self.elementwise_affine}{offset}{cast})"
+        return (
+            f"RMSNorm({self._shape}, eps={self._eps}, elementwise_affine={self.elementwise_affine}"
+            f"{offset}{cast}{self._shown_dtype()})"
+        )
 
 
 def _rows_to_save(x: ArrayLike, out: Array | None) -> Any:

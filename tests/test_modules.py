@@ -940,6 +940,8 @@ def test_repr():
     assert repr(fastln.LayerNorm(768)) == "LayerNorm((768,), eps=1e-05, elementwise_affine=True, bias=True)"
     module = fastln.LayerNorm((3, 4), eps=1e-12, bias=False)
     assert repr(module) == "LayerNorm((3, 4), eps=1e-12, elementwise_affine=True, bias=False)"
+    module = fastln.LayerNorm(8, dtype=np.float64)
+    assert repr(module) == "LayerNorm((8,), eps=1e-05, elementwise_affine=True, bias=True, dtype=float64)"
     module = fastln.LayerNorm([5], elementwise_affine=False)
     assert repr(module) == "LayerNorm((5,), eps=1e-05, elementwise_affine=False, bias=False)"
 

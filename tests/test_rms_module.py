@@ -118,6 +118,8 @@ def test_the_repr_says_what_is_unusual():
     assert repr(fastln.RMSNorm(4)) == "RMSNorm((4,), eps=None, elementwise_affine=True)"
     other = fastln.RMSNorm((2, 3), 1e-6, weight_offset=1, cast="gemma")
     assert repr(other) == "RMSNorm((2, 3), eps=1e-06, elementwise_affine=True, weight_offset=1.0, cast='gemma')"
+    other = fastln.RMSNorm(4, 1e-6, dtype=np.float16)
+    assert repr(other) == "RMSNorm((4,), eps=1e-06, elementwise_affine=True, dtype=float16)"
 
 
 BAD = {
