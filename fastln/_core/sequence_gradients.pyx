@@ -35,13 +35,11 @@ from fastln._core.steps cimport (
     begin_steps,
     clear_ends,
     data_or_null,
-    end_room,
     find_saved,
     first_of,
     first_panel,
     first_step,
     in_lines,
-    no_room,
     packed_bytes,
     panels_of,
     rows_from,
@@ -109,7 +107,7 @@ def run_backward_sequence(
     """The gradients of `run_sequence`: those of parameters are returned, dx is written, dh and dc become those of the
     first state. See `recurrent`."""
     cdef Gradients call
-    cdef Room room = no_room()
+    cdef Room room = Room(NULL, 0)
     cdef int limit = limit_of(num_threads), threads
     memset(&call, 0, sizeof(call))
     norms = with_weights(norms, cell, dh)
@@ -131,7 +129,7 @@ def run_backward_sequence(
         call.dx_step, call.dx_row = dx.strides[0], dx.strides[1]
     threads = threads_for(&call, limit)
     take_room(&call, &room, threads)
-    allocate(&room)
+    _memory = allocate(&room)
     # No memory is asked for after this: what fails for want of it has changed neither dh nor dc nor dx.
     take_room(&call, &room, threads)
     with nogil:
@@ -141,7 +139,6 @@ def run_backward_sequence(
     threads = min(threads, threads_for(&call, limit))  # the team may have changed
     with nogil:
         run_products(&call, threads)
-        end_room(&room)
     return dweight_ih, dweight_hh, dbias, dnorms
 
 

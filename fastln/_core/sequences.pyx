@@ -25,13 +25,11 @@ from fastln._core.steps cimport (
     begin_steps,
     clear_ends,
     data_or_null,
-    end_room,
     find_saved,
     first_of,
     first_panel,
     first_step,
     in_lines,
-    no_room,
     packed_bytes,
     panels_of,
     rows_from,
@@ -47,13 +45,14 @@ cnp.import_array()
 
 # Rows of x that are projected together, of several steps where the batch is small: W_ih then comes from memory once for
 # all of them. LSTM of 1024 units, batch 8, of the time with 96: 48 1.04, 24 1.13, 12 1.5; batch 1: 1.01, 1.07, 1.12.
+# Batch 64, of the time with 48, which is one step: 128 0.98, 256 0.98; on two threads 0.96, 0.95; 512 units 1.00.
 #
 # Where there are few rows in all, they are projected in larger groups, and W_ih is packed anew for each, some panels at
 # a time, which stay in the cache: no memory of its size is needed, which the system would have to clear first. LSTM
 # over 50 steps, in us a step, with all of W_ih packed first and so: 512 units, batch 1 58.6, 49.5; 1024 units 270, 241;
 # batch 8 830, 690.
 cdef enum:
-    PROJECTED_ROWS = 48
+    PROJECTED_ROWS = 128
     FEW_ROWS = 512
     PROJECTED_FEW_ROWS = 256
 
@@ -63,8 +62,9 @@ cdef struct Forward:
     Steps steps
     const char* weight_ih  # where they are still to be packed
     const char* weight_hh
-    char* packed_ih  # NULL: it is packed as it is used
+    char* packed_ih
     char* packed_hh
+    bint packs_anew  # W_ih as it is used: packed_ih is NULL
     char* h
     char* c
     fln_cell_rows saved  # of all rows; without arrays where nothing is saved
@@ -96,7 +96,9 @@ def pack(weight_ih, weight_hh, num_threads: int = 0) -> tuple:
     packed = (
         empty_panels(&call.steps, inputs, weight_ih.dtype), empty_panels(&call.steps, hidden, weight_ih.dtype)
     )
-    point_to_weights(&call, packed, weight_ih, weight_hh)
+    call.weight_ih, call.weight_hh = <char*> data_or_null(weight_ih), <char*> data_or_null(weight_hh)
+    call.packed_ih, call.packed_hh = <char*> data_or_null(packed[0]), <char*> data_or_null(packed[1])
+    call.packs_anew = False
     with nogil:
         threads = threads_of_sequence(2 * numbers * call.steps.size, numbers, limit)
         if threads > 1:
@@ -116,34 +118,24 @@ cdef object empty_panels(const Steps* steps, Py_ssize_t depth, object dtype):
     return array[first:first + count]
 
 
-cdef void point_to_weights(Forward* call, tuple packed, object weight_ih, object weight_hh):
-    call.packed_ih, call.packed_hh = <char*> data_or_null(packed[0]), <char*> data_or_null(packed[1])
-    call.weight_ih, call.weight_hh = <char*> data_or_null(weight_ih), <char*> data_or_null(weight_hh)
-
-
 def run_sequence(
     str cell, x, y, h, c, weight_ih, weight_hh, packed, bias, tuple norms, double eps, lengths, bint reverse,
     bint carry_normalized, bint relu, saved, int num_threads,
 ):
     """A cell over a sequence: y is written, h and c go from the first state to the last. See `recurrent`."""
     cdef Forward call
-    cdef Room room = no_room()
+    cdef Room room = Room(NULL, 0)
     cdef int limit = limit_of(num_threads)
     memset(&call, 0, sizeof(call))
     _kept = begin_steps(
         &call.steps, cell, x, y, lengths, bias, norms, eps, reverse, carry_normalized, relu, h.shape[1]
     )
-    call.projected = PROJECTED_ROWS
+    call.packs_anew = packed is None and call.steps.rows <= FEW_ROWS
+    call.projected = PROJECTED_FEW_ROWS if call.packs_anew else PROJECTED_ROWS
     if packed is None:
-        packed_ih = None
-        if call.steps.rows <= FEW_ROWS:
-            call.projected = PROJECTED_FEW_ROWS
-        else:
-            packed_ih = empty_panels(&call.steps, call.steps.inputs, x.dtype)
-        packed = packed_ih, empty_panels(&call.steps, call.steps.hidden, x.dtype)
-        point_to_weights(&call, packed, weight_ih, weight_hh)
+        call.weight_ih, call.weight_hh = <char*> data_or_null(weight_ih), <char*> data_or_null(weight_hh)
     else:
-        point_to_weights(&call, packed, None, None)
+        call.packed_ih, call.packed_hh = <char*> data_or_null(packed[0]), <char*> data_or_null(packed[1])
     call.h = <char*> cnp.PyArray_DATA(h)
     call.c = <char*> NULL if c is None else <char*> cnp.PyArray_DATA(c)
     call.saves = saved is not None
@@ -152,11 +144,10 @@ def run_sequence(
     call.projected = max(call.steps.batch, min(call.projected, call.steps.rows))
     limit = threads_for(&call, limit)
     take_room(&call, &room, limit)
-    allocate(&room)
+    _memory = allocate(&room)
     take_room(&call, &room, limit)
     with nogil:
         run(&call, limit)
-        end_room(&room)
 
 
 cdef int threads_for(const Forward* call, int limit) noexcept:
@@ -177,7 +168,11 @@ cdef void take_room(Forward* call, Room* room, int threads) noexcept:
     call.places = <const void**> take(room, threads * call.places_bytes)
     call.results = <void**> take(room, threads * call.places_bytes)
     call.cell_room = <char*> take(room, threads * call.cell_room_bytes)
-    if call.packed_ih == NULL:
+    if call.weight_hh != NULL:
+        call.packed_hh = <char*> take(room, packed_bytes(steps, steps.hidden, steps.gates))
+        if not call.packs_anew:
+            call.packed_ih = <char*> take(room, packed_bytes(steps, steps.inputs, steps.gates))
+    if call.packs_anew:
         call.panel_room_bytes = PANELS_TOGETHER * steps.inputs * FLN_PANEL_BYTES
         call.panel_room = <char*> take(room, threads * call.panel_room_bytes)
     if not call.saves or call.saved.gx == NULL:
@@ -197,7 +192,7 @@ cdef void pack_part(const Forward* call, int thread, int threads) noexcept nogil
     cdef const Steps* steps = &call.steps
     cdef Py_ssize_t panels = panels_of(steps, steps.gates)
     cdef Py_ssize_t first = first_panel(panels, thread, threads), last = first_panel(panels, thread + 1, threads)
-    if call.packed_ih != NULL:
+    if not call.packs_anew:
         steps.kernels.pack_columns(call.weight_ih, steps.inputs, steps.gates, call.packed_ih, first, last)
     steps.kernels.pack_columns(call.weight_hh, steps.hidden, steps.gates, call.packed_hh, first, last)
 
@@ -239,7 +234,7 @@ cdef Py_ssize_t project(const Forward* call, Step step, int thread, int threads)
             row += 1
         to_next_step(steps, &step)
     args = fln_product_args(places, results, call.packed_ih, 1, row, steps.inputs, steps.gates, False)
-    if call.packed_ih != NULL:
+    if not call.packs_anew:
         steps.kernels.product(&args, first_panel(panels, thread, threads), first_panel(panels, thread + 1, threads))
     else:
         pack_and_multiply(call, &args, thread, threads)

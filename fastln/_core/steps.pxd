@@ -14,8 +14,6 @@ from fastln._core.isa cimport (
     fln_element_kernels,
     fln_recurrence_kernels,
 )
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cdef extern from "barrier.h" namespace "fln_teams" nogil:
@@ -134,27 +132,12 @@ cdef inline void clear_ends(
 # Room for a call: one piece of memory, from which arrays are taken, aligned as panels are. At first it is counted how
 # much they need; then it is allocated, and they are taken once more, in the same order.
 cdef struct Room:
-    void* allocated
     char* memory  # NULL: it is being counted
     Py_ssize_t taken
 
 
-cdef inline Room no_room() noexcept nogil:
-    return Room(NULL, NULL, 0)
-
-
-cdef inline int allocate(Room* room) except -1:
-    room.allocated = malloc(room.taken + FLN_PANEL_BYTES)
-    if room.allocated == NULL:
-        raise MemoryError
-    room.memory = <char*> room.allocated + (FLN_PANEL_BYTES - <uintptr_t> room.allocated % FLN_PANEL_BYTES)
-    room.taken = 0
-    return 0
-
-
-cdef inline void end_room(Room* room) noexcept nogil:
-    free(room.allocated)
-    room[0] = no_room()
+# What is returned is the memory: it is to be kept as long as the arrays.
+cdef object allocate(Room* room)
 
 
 cdef inline Py_ssize_t in_lines(Py_ssize_t bytes) noexcept nogil:

@@ -2,10 +2,21 @@
 """What a sequence and its gradients share: where its arrays are, and how its steps are gone through."""
 
 cimport numpy as cnp
+from libc.stdint cimport uintptr_t
 
 import numpy as np
 
-from fastln._core.isa cimport FLN_F32, FLN_F64, FLN_GRU, FLN_RNN, active, fln_cell, fln_cell_rows, fln_kernels
+from fastln._core.isa cimport (
+    FLN_F32,
+    FLN_F64,
+    FLN_GRU,
+    FLN_PANEL_BYTES,
+    FLN_RNN,
+    active,
+    fln_cell,
+    fln_cell_rows,
+    fln_kernels,
+)
 
 cnp.import_array()
 
@@ -13,6 +24,18 @@ cnp.import_array()
 CELLS = ("rnn", "lstm", "gru")
 GATES = (1, 4, 3)
 NORMS = (1, 3, 4)
+
+
+cdef object allocate(Room* room):
+    """One array for all that a call needs: of several, glibc gives the system back what they leave free, and takes it
+    anew in the next call (LSTM, 128 units, batch 8, 50 steps: 228 page faults, 17.1 us a step rather than 9.7). A large
+    one NumPy places in huge pages."""
+    cdef cnp.npy_intp size = room.taken + FLN_PANEL_BYTES
+    cdef object memory = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, False)
+    cdef char* start = <char*> cnp.PyArray_DATA(memory)
+    room.memory = start + (FLN_PANEL_BYTES - <uintptr_t> start % FLN_PANEL_BYTES)
+    room.taken = 0
+    return memory
 
 
 cdef tuple begin_steps(
