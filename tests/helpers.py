@@ -16,6 +16,10 @@ import fastln
 # PyTorch sets in libgomp as it is loaded.
 OWN_SETTINGS = {"FASTLN_ISA", "FASTLN_MIN_PARALLEL_BYTES", "FASTLN_STREAM_BYTES", "OMP_WAIT_POLICY"}
 
+# For growth_of_peak: whether the system can tell; and what has glibc give back what is freed, from so many bytes on.
+SEES_PEAKS = os.access("/proc/self/clear_refs", os.W_OK)
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": 1 << 16}
+
 
 def assert_same_bits(actual, expected, where=""):
     """Equal dtype, shape and bits (so that -0.0 differs from 0.0)."""
@@ -94,6 +98,25 @@ def output_of(code, *arguments, **options):
     done = run_python(code, *arguments, **options)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout.strip()
+
+
+def growth_of_peak(work):
+    """KiB by which the largest size of this process grows while work() runs. It sees what tracemalloc does not: malloc.
+
+    On Linux, in a fresh process with MALLOC, or memory that was freed before is taken anew without growth.
+    """
+
+    def peak():
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+        raise OSError("/proc/self/status says no VmHWM")
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # from here on
+    before = peak()
+    work()
+    return peak() - before
 
 
 def keeps_no_memory(work):

@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from fences import needs_mprotect
-from helpers import assert_same_bits, in_wider_rows, output_of, run_python
+from helpers import MALLOC, SEES_PEAKS, assert_same_bits, in_wider_rows, output_of, run_python
 from operations import MIXED, Kind
 from regimes import EDGE_COLS, computed
 
@@ -141,6 +141,38 @@ def test_no_call_makes_an_array_of_its_rows(operation, absent, layout, dtype):
         finally:
             tracemalloc.stop()
         assert peak < 300 * 1000 * dtype.itemsize / 10, [*call]
+
+
+PEAKS = r"""
+import numpy as np
+from helpers import growth_of_peak
+from operations import OPERATIONS
+
+for operation in OPERATIONS.values():
+    for rows, cols in ((4096, 512), (3, 700_000)) if operation.kernel is None else ():
+        arguments = operation.make("normal", rows, cols, np.dtype(np.float32))
+        buffers = {name: np.zeros((rows, cols), np.float32) for name in operation.buffers}
+
+        def call(times):
+            for _ in range(times):
+                operation(**arguments, **buffers, num_threads=2)
+
+        call(1)  # threads and their stacks
+        print(operation.name, cols, growth_of_peak(lambda: call(50)))
+"""
+
+
+@pytest.mark.skipif(not SEES_PEAKS, reason="reads what Linux says of a process")
+def test_no_call_takes_or_keeps_memory_that_python_does_not_see():
+    """Chunks of rows and totals over them, rows in segments, columns: whichever way, what is allocated is little.
+
+    The size of x is 8 MiB. Of 50 calls, what one of them kept would show: of 4096x512 the totals are 128 KiB at least.
+    """
+    lines = [line.split() for line in output_of(PEAKS, **MALLOC).splitlines()]
+    assert len(lines) >= 8
+    for name, cols, growth in lines:
+        gradients_of_parameters = 2 * int(cols) * 4 / 1024  # which are returned
+        assert int(growth) < 2048 + gradients_of_parameters, (name, cols)
 
 
 # The control part of the floating-point environment: rounding, masks, flush-to-zero. Read through fegetenv,

@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from fences import needs_mprotect
-from helpers import keeps_no_memory, run_python
+from helpers import MALLOC, SEES_PEAKS, keeps_no_memory, output_of, run_python
 from recurrent_cases import CELLS, OBJECTS, make_case
 
 import fastln
@@ -151,9 +151,30 @@ print(next(bytes for bytes in range(0, 1 << 28, step) if not refused(bytes)) // 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
 def test_gradients_for_which_there_is_no_memory_change_nothing():
     """Whichever allocation it is that fails: the process gets a little more each time, until it is enough."""
-    done = run_python(SHORT_OF_MEMORY, OPENBLAS_NUM_THREADS=1, MALLOC_MMAP_THRESHOLD_=1 << 16)
+    done = run_python(SHORT_OF_MEMORY, OPENBLAS_NUM_THREADS=1, **MALLOC)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
+
+
+ROOM = """
+import numpy as np
+import fastln
+from helpers import growth_of_peak
+
+x = np.random.default_rng(0).standard_normal((100, 32, 64), dtype=np.float32)
+network = fastln.LayerNormLSTM(64, 64)
+(y, state), saved = network.forward(x)
+for call in (lambda: network(x), lambda: network.backward(y, state, saved)):
+    call()
+    print(growth_of_peak(call), growth_of_peak(lambda: [call() and None for _ in range(20)]))
+"""
+
+
+@pytest.mark.skipif(not SEES_PEAKS, reason="reads what Linux says of a process")
+def test_room_that_python_does_not_see_is_given_back():
+    for line in output_of(ROOM, **MALLOC).splitlines():
+        one, twenty = map(int, line.split())
+        assert twenty < one + 2048  # KiB: the room is 0.5 MiB forward, 8 MiB backward
 
 
 def test_calls_and_objects_leave_nothing_behind():
