@@ -44,7 +44,7 @@ fuzz: $(VENV)/.built $(VENV)/.test ## random calls of all kinds for 30 seconds, 
 
 sanitize: $(VENV)/.test ## build with the address and undefined behaviour sanitizers apart from the rest, run tests and fuzzer
 	FASTLN_SANITIZE=address,undefined $(BIN)/python setup.py -q build
-	tools/sanitize.sh
+	tools/sanitize.sh $(wildcard $(abspath $(TORCH_VENV))/bin/python)
 
 builds: $(VENV)/.test ## build with clang and without OpenMP too, each apart from the rest, and run a fast part of the tests with each
 	tools/builds.sh

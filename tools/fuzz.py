@@ -11,7 +11,8 @@ array, how `out` overlaps the others, threads, and the thresholds that choose th
 - that the call itself gives the bits of those copies, whatever the memory, the overlap, the threads and the thresholds;
 - that no byte of any memory has changed but those of `out`'s elements;
 - that a wrong argument is a TypeError or a ValueError with the words `NAME must ..., got ...`, and changes no byte;
-- of sequences also that each has the bits that it has alone, and those of its steps in several calls.
+- of sequences also that each has the bits that it has alone, and those of its steps in several calls;
+- of their gradients the same bits and bytes, not the errors.
 
 Half of the arrays have bytes around them that are compared afterwards; the others lie against a page without access,
 or, in a build with the address sanitizer, in blocks of their own.
@@ -36,23 +37,34 @@ from fuzzing import calls, checks
 from fuzzing.calls import Case
 from fuzzing.checks import LARGEST
 from fuzzing.operations import FindingError
+from fuzzing.sequence_gradients import (
+    SequenceGradientsCase,
+    make_sequence_gradients_case,
+    run_sequence_gradients_case,
+)
 from fuzzing.sequences import SequenceCase, make_sequence_case, run_sequence_case
 
 PATIENCE = 120  # seconds after which a case that has not ended counts as hanging
-EVERY = 8  # of so many cases the last one is over a sequence
+EVERY = 8  # of so many cases the last one is over a sequence, and the one in the middle has gradients of one
 
-AnyCase = Case | SequenceCase
+AnyCase = Case | SequenceCase | SequenceGradientsCase
 
 
 def make_case(seed: int, number: int) -> AnyCase:
     """The case of a seed and a number."""
-    return make_sequence_case(seed, number) if number % EVERY == EVERY - 1 else calls.make_case(seed, number)
+    if number % EVERY == EVERY - 1:
+        return make_sequence_case(seed, number)
+    if number % EVERY == EVERY // 2 - 1:
+        return make_sequence_gradients_case(seed, number)
+    return calls.make_case(seed, number)
 
 
 def run_case(case: AnyCase) -> None:
     """Everything about a case; a FindingError if something is wrong."""
     if isinstance(case, SequenceCase):
         run_sequence_case(case)
+    elif isinstance(case, SequenceGradientsCase):
+        run_sequence_gradients_case(case)
     else:
         checks.run_case(case)
 

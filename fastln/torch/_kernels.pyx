@@ -194,8 +194,8 @@ cdef int take_places(Backward* call, const Gradients* gradients, Room* room) noe
 
 def load() -> str | None:
     """Find PyTorch's stable interface in the process. Returns None, or the first thing that is missing."""
-    name = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
-    cdef const char* missing = load_torch(name.encode())
+    library = b"libtorch_cpu.dylib" if sys.platform == "darwin" else b"libtorch_cpu.so"
+    cdef const char* missing = load_torch(library)  # which may be `library` itself
     if missing != NULL:
         return missing.decode()
     read_values()

@@ -2,7 +2,8 @@
 
 operations.py is the registry, whose entries are all that a new operation adds. From it come, in this order, the values
 of a case (values.py), their places in memory (memory.py), the call (calls.py) and its checks (checks.py). Recurrence
-has cases of its own (sequences.py).
+has cases of its own: calls of the functions (sequences.py), and of the objects in both directions of time
+(sequence_gradients.py).
 
 Here is all that comes from the tests and from the private side of fastln.
 """
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from bounds import PROMISED, PROMISED_OF_RMS, USUAL, half_subnormal, half_unit
 from fences import Room
-from recurrent_cases import CELLS, make_case, step_sizes
+from recurrent_cases import CELLS, OBJECTS, make_case, step_sizes
 from regimes import BACKWARD_REGIMES, DY, ELEMENTS, REGIMES, computed, finfo, is_narrow, is_tried, stored
 
 from fastln import _reference as exact
@@ -54,6 +55,7 @@ __all__ = [
     "DY",
     "FLOATS",
     "IS_SANITIZED",
+    "OBJECTS",
     "OTHER_DTYPES",
     "PROMISED",
     "PROMISED_OF_RMS",

@@ -108,6 +108,22 @@ def make_bytes(rng: Rng, size: int, room: int) -> Array:
     return data
 
 
+def put(rng: Rng, memories: list[Memory], array: Array, block: int, repeats: bool = True) -> Array:
+    """A view of these values somewhere in a memory of its own, which joins the others; see `make_layout`.
+
+    With `repeats`, the array takes what stands there in the end.
+    """
+    layout = make_layout(rng, array.shape, block, array.dtype, repeats)
+    low = edge(rng, array.itemsize)
+    memory = Memory(make_bytes(rng, low + layout.size + edge(rng, array.itemsize), len(memories)))
+    memories.append(memory)
+    view = memory.view(layout, low)
+    view[...] = array
+    array[...] = view
+    memory.before = memory.bytes.copy()
+    return view
+
+
 def edge(rng: Rng, itemsize: int) -> int:
     """Bytes before or after an array in its memory."""
     steps = int(pick(rng, (0, 0, 1, rng.integers(1, 20), 64 // itemsize)))

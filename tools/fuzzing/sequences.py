@@ -14,7 +14,7 @@ from . import CELLS, STEP_ERROR, Array, Rng, chance, long_double_suffices, pick,
 from . import make_case as make_values
 from .calls import OTHER_DTYPES, WRONG, spell
 from .checks import LARGEST, bits_differ, settings
-from .memory import Memory, edge, make_bytes, make_layout
+from .memory import Memory, put
 from .operations import FindingError
 
 # Multiplied together: so a case takes some milliseconds, most of them in the reference.
@@ -64,13 +64,10 @@ def make_sequence_case(seed: int, number: int) -> SequenceCase:
     """The case of a seed and a number."""
     rng = np.random.default_rng([seed, number])
     cell, dtype = pick(rng, list(CELLS)), np.dtype(pick(rng, ("float32", "float64")))
-    inputs, hidden = make_size(rng), make_size(rng)
-    batch = int(pick(rng, (0, 1, 1, 2, rng.integers(1, 10), rng.integers(1, 80)), [0.04, 0.2, 0.1, 0.16, 0.3, 0.2]))
-    most = max(1, MOST_WORK // (max(batch, 1) * (inputs + hidden) * hidden * 4))
-    steps = 0 if chance(rng, 0.03) else int(rng.integers(1, min(most, 9) + 1))
+    steps, batch, inputs, hidden = make_sizes(rng)
     absent = [name for name in ("bias", "ln_ih.weight", "ln_c.bias", "ln.bias", "ln_hh.weight") if chance(rng, 0.2)]
     values = make_values(cell, steps, batch, inputs, hidden, dtype, int(rng.integers(1 << 30)), absent)
-    spoil_values(rng, values)
+    spoil_values(rng, (values.x, *values.state))
     lengths = rng.integers(0, steps + 1, batch) if chance(rng, 0.4) else None
     options = {
         "reverse": chance(rng, 0.3),
@@ -86,6 +83,15 @@ def make_sequence_case(seed: int, number: int) -> SequenceCase:
     return case
 
 
+def make_sizes(rng: Rng) -> tuple[int, int, int, int]:
+    """Steps, batch, inputs and units."""
+    inputs, hidden = make_size(rng), make_size(rng)
+    batch = int(pick(rng, (0, 1, 1, 2, rng.integers(1, 10), rng.integers(1, 80)), [0.04, 0.2, 0.1, 0.16, 0.3, 0.2]))
+    most = max(1, MOST_WORK // (max(batch, 1) * (inputs + hidden) * hidden * 4))
+    steps = 0 if chance(rng, 0.03) else int(rng.integers(1, min(most, 9) + 1))
+    return steps, batch, inputs, hidden
+
+
 def make_size(rng: Rng) -> int:
     """Around registers, panels and blocks of products."""
     kinds = (
@@ -97,9 +103,9 @@ def make_size(rng: Rng) -> int:
     return max(1, int(pick(rng, kinds, [0.4, 0.3, 0.25, 0.05])))
 
 
-def spoil_values(rng: Rng, values: Any) -> None:
-    """Sizes that are not ordinary, or a number that is not finite, in x or the state."""
-    array = pick(rng, (values.x, *values.state))
+def spoil_values(rng: Rng, arrays: tuple[Array, ...]) -> None:
+    """Sizes that are not ordinary, or a number that is not finite, in one of these."""
+    array = pick(rng, arrays)
     if chance(rng, 0.2):
         array *= 10.0 ** rng.integers(-6, 7)
     if array.size and chance(rng, 0.15):
@@ -111,35 +117,26 @@ def place(rng: Rng, case: SequenceCase) -> None:
     values, steps_first = case.values, not chance(rng, 0.4)
     case.options["batch_first"] = not steps_first
 
-    def put(name: str, array: Array, block: int, repeats: bool = True) -> Array:
-        layout = make_layout(rng, array.shape, block, array.dtype, repeats)
-        low = edge(rng, array.itemsize)
-        memory = Memory(make_bytes(rng, low + layout.size + edge(rng, array.itemsize), len(case.memories)))
-        case.memories.append(memory)
-        view = case.views[name] = memory.view(layout, low)
-        view[...] = array
-        # Places may repeat: what stands there now is the value.
-        array[...] = view
-        return view
+    def put_one(name: str, array: Array, block: int, repeats: bool = True) -> Array:
+        case.views[name] = put(rng, case.memories, array, block, repeats)
+        return case.views[name]
 
     def in_order(array: Array) -> Array:
         return array if steps_first else array.swapaxes(0, 1)
 
-    x = put("x", np.ascontiguousarray(in_order(values.x)), 1)
+    x = put_one("x", np.ascontiguousarray(in_order(values.x)), 1)
     values.x[...] = in_order(x)
     case.given["x"] = spell(rng, x, True, False)
     case.given["state"] = tuple(
-        spell(rng, put(name, one, 1), True, True) for name, one in zip(("h0", "c0"), values.state, strict=False)
+        spell(rng, put_one(name, one, 1), True, True) for name, one in zip(("h0", "c0"), values.state, strict=False)
     )
     case.given["parameters"] = {
-        name: spell(rng, put(name, value, 0), True, True) for name, value in values.parameters.items()
+        name: spell(rng, put_one(name, value, 0), True, True) for name, value in values.parameters.items()
     }
     case.options["lengths"] = case.lengths
     if chance(rng, 0.6):
         y = np.zeros((*values.x.shape[:2], values.state[0].shape[1]), values.x.dtype)
-        case.options["out"] = put("out", np.ascontiguousarray(in_order(y)), 1, False)
-    for memory in case.memories:
-        memory.before = memory.bytes.copy()
+        case.options["out"] = put_one("out", np.ascontiguousarray(in_order(y)), 1, False)
 
 
 def spoil_call(rng: Rng, case: SequenceCase) -> None:
