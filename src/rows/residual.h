@@ -6,18 +6,25 @@
 #pragma once
 
 #include "lines.h"
+#include "moments.h"
 #include "source.h"
 
 // Of the sums that are added before any of them is normalized. Where the four arrays of a thread come from memory, rows
 // up to a page are taken by fewer bytes, and the next ones are asked for before these are normalized, which leaves
 // memory idle. Zen 5, one thread, of the time of 8 KiB and no asking: float32 4096x768 0.74, 32768x64 0.88, 131072x16
 // 0.89; but 10000x50 in L3 1.06 (2 KiB 1.25, 16 KiB 0.98), 512x1024 1.04 (2 KiB 1.08, 16 KiB 1.01).
+//
+// Where results go past the cache, so many that the streams of loads are long, and the ends of a run of such stores
+// few: the hardware reads ahead by itself then, and the sums stay in L2. float32, one thread, of the time of 4 KiB,
+// sums past the cache as well and asking: 4096x256 0.62, 32768x128 0.63, 2048x1500 0.66, 2048x1024 0.68, 20000x300
+// 0.71, 4096x768 0.85, 2048x4096 0.89, 512x16384 0.93 (64 KiB 0.92 to 1.05 times as long as 128 KiB, 256 KiB 0.97
+// to 1.05; asking for the next lines as well 1.04 to 1.3).
 constexpr ptrdiff_t ADDED_BYTES = 8192, FAR_ADDED_BYTES = 4096, FAR_SUM_BYTES = 16 << 20;
+constexpr ptrdiff_t STREAMED_ADDED_BYTES = 131072;
 
-// Sums that go past the cache wait for it in so much room; those of rows longer than a page do not. Zen 5, float32, of
-// the time of 16 KiB for all rows up to 16 KiB and no asking: short rows in half the room 131072x16 0.86, 32768x64
-// 0.81, but 4096x768 1.18 (with asking, 16 KiB: 0.95, 32 KiB 0.94); rows of 16 KiB stored in the cache 2048x4096 0.86.
-constexpr ptrdiff_t STAGED_SUM_BYTES = 16384, SHORT_STAGED_SUM_BYTES = 8192, SHORT_SUM_BYTES = 1024;
+// Sums of short rows, whose results stay in the cache but where rows are whole lines, go past it themselves: they wait
+// for that in so much room. Of the time of 16 KiB and no asking: float32 131072x16 0.86, 32768x64 0.81.
+constexpr ptrdiff_t STAGED_SUM_BYTES = 8192;
 
 // n numbers of `to`, which may be x or residual. With PREFETCH memory is asked for those that will be needed next.
 template <bool PREFETCH, typename S>
@@ -60,8 +67,9 @@ struct Adding {
 
   // Whether sums should and can go past the cache. One that replaces x or residual is in the cache already.
   FLN_INLINE bool is_staged() const {
-    return args.stream && is_up_to_a_page() && args.sum != args.x && args.sum != args.residual;
+    return args.stream && in_one_piece && is_short() && args.sum != args.x && args.sum != args.residual;
   }
+  FLN_INLINE bool is_short() const { return cols <= STEP<Computed<S>>; }
 
   // Asks memory for as many bytes, from a row on, as are added together.
   FLN_INLINE void ask_for(ptrdiff_t row) const {
@@ -72,14 +80,10 @@ struct Adding {
   }
 
   // `count` rows from one on, to where `to` says, which is where sums are or rows without a gap.
+  template <bool PREFETCH>
   FLN_INLINE void rows(ptrdiff_t row, ptrdiff_t count, S* to) const {
-    if (!in_one_piece) {
-      for (ptrdiff_t r = row; r < row + count; ++r) add_numbers<false>(x(r), residual(r), sum(r), cols);
-    } else if (args.stream) {
-      add_numbers<true>(x(row), residual(row), to, count * cols);
-    } else {
-      add_numbers<false>(x(row), residual(row), to, count * cols);
-    }
+    if (in_one_piece) return add_numbers<PREFETCH>(x(row), residual(row), to, count * cols);
+    for (ptrdiff_t r = row; r < row + count; ++r) add_numbers<false>(x(r), residual(r), sum(r), cols);
   }
 };
 
@@ -110,12 +114,11 @@ template <typename S>
 __attribute__((noinline)) void forward_staged(const Adding<S>& adding, ForwardKernel kernel, ptrdiff_t row,
                                               ptrdiff_t last) {
   Stage<S, STAGED_SUM_BYTES / static_cast<ptrdiff_t>(sizeof(S))> stage;
-  const bool is_short = adding.row_bytes() <= SHORT_SUM_BYTES;
-  const ptrdiff_t step = adding.together(is_short ? SHORT_STAGED_SUM_BYTES : STAGED_SUM_BYTES);
+  const ptrdiff_t step = adding.together(STAGED_SUM_BYTES);
   for (ptrdiff_t count; row < last; row += count) {
     count = row + step < last ? step : last - row;
     S* const to = stage.room_for(adding.sum(row), count * adding.cols);
-    adding.rows(row, count, to);
+    adding.template rows<true>(row, count, to);
     if (row + count < last) adding.ask_for(row + count);
     const fln_forward_args added = of_sums<S>(adding.args, row, to, adding.cols);
     kernel(&added, 0, count);
@@ -132,11 +135,12 @@ __attribute__((noinline)) void forward_of_sums(const fln_forward_args& args, For
   if constexpr (CAN_STREAM<S>) {
     if (adding.is_staged()) return forward_staged(adding, kernel, row, last);
   }
-  const bool is_far = adding.is_up_to_a_page() && 4 * adding.row_bytes() * (last - row) > FAR_SUM_BYTES;
-  const ptrdiff_t step = adding.together(is_far ? FAR_ADDED_BYTES : ADDED_BYTES);
+  const bool is_streamed = args.stream && adding.in_one_piece && !adding.is_short();
+  const bool is_far = !is_streamed && adding.is_up_to_a_page() && 4 * adding.row_bytes() * (last - row) > FAR_SUM_BYTES;
+  const ptrdiff_t step = adding.together(is_streamed ? STREAMED_ADDED_BYTES : is_far ? FAR_ADDED_BYTES : ADDED_BYTES);
   for (ptrdiff_t count; row < last; row += count) {
     count = row + step < last ? step : last - row;
-    adding.rows(row, count, adding.sum(row));
+    adding.template rows<false>(row, count, adding.sum(row));
     if (is_far && row + count < last) adding.ask_for(row + count);
     const fln_forward_args added = of_sums<S>(args, row, adding.sum(row), args.sum_stride);
     kernel(&added, 0, count);
