@@ -148,17 +148,25 @@ struct Backward {
     return static_cast<int>(left < BLOCK_ROWS ? left : BLOCK_ROWS);
   }
 
-  // With ds to add there is one way for all rows, so that it costs the others nothing and is compiled once. dx stays in
-  // the cache then, where it mostly is already, in the place of ds.
+  // Rows of at most SHORT_VECS registers; the calls without this way take the general one to the same bits.
+  template <bool ADDED>
+  FLN_INLINE void short_rows(const Chunk<T>& chunk) const {
+    if (call.cols <= LANES<T>) return short_gradients<1, ADDED>(call, chunk);
+    if (call.cols <= 2 * LANES<T>) return short_gradients<2, ADDED>(call, chunk);
+    if (call.cols <= 3 * LANES<T>) return short_gradients<3, ADDED>(call, chunk);
+    short_gradients<SHORT_VECS, ADDED>(call, chunk);
+  }
+
+  // With ds to add there is one way for all longer rows, so that it costs the others nothing and is compiled once. dx
+  // stays in the cache then, where it mostly is already, in the place of ds.
   void run(const Chunk<T>& chunk) const {
+    if constexpr (HAS_SHORT) {
+      if (call.cols <= SHORT_VECS * LANES<T>) {
+        return call.args.ds ? short_rows<true>(chunk) : short_rows<false>(chunk);
+      }
+    }
     if constexpr (Call::DX) {
       if (call.args.ds) return sweep_chunk<Stores::ADDED>(chunk);
-    }
-    if constexpr (HAS_SHORT) {  // the others take the general way to the same bits
-      if (call.cols <= LANES<T>) return short_gradients<1>(call, chunk);
-      if (call.cols <= 2 * LANES<T>) return short_gradients<2>(call, chunk);
-      if (call.cols <= 3 * LANES<T>) return short_gradients<3>(call, chunk);
-      if (call.cols <= 4 * LANES<T>) return short_gradients<4>(call, chunk);
     }
     if constexpr (Call::DX && CAN_STREAM<S>) {
       const bool fits = !IN_ONE<Stores::STREAMED> || call.in_one;

@@ -6,7 +6,8 @@
 #include "gradients.h"
 #include "row_terms.h"
 
-template <typename CallOf, int VECS>
+// ADDED: ds is added to dx.
+template <typename CallOf, int VECS, bool ADDED>
 struct ShortGradients {
   using Call = CallOf;
   using S = typename Call::S;
@@ -57,7 +58,9 @@ struct ShortGradients {
       V dw_sum, db_sum;
 #pragma GCC unroll 4
       for (int r = 0; r < ROWS; ++r) {
-        store(gradients<Call>(second[r], r == 0, d[r][v], dy[r][v], weight[v], dw_sum, db_sum), second[r].dx, v);
+        V dx = gradients<Call>(second[r], r == 0, d[r][v], dy[r][v], weight[v], dw_sum, db_sum);
+        if (ADDED) dx = dx + load(call.ds(row + r), v, V::splat(0));
+        store(dx, second[r].dx, v);
       }
       if (Call::DWEIGHT) dw[v] = ADDS == Adds::FIRST ? dw_sum : dw[v] + dw_sum;
       if (Call::DBIAS) db[v] = ADDS == Adds::FIRST ? db_sum : db[v] + db_sum;
@@ -109,7 +112,7 @@ struct ShortGradients {
   }
 };
 
-template <int VECS, typename Call, typename T>
+template <int VECS, bool ADDED, typename Call, typename T>
 __attribute__((noinline)) void short_gradients(const Call& call, const Chunk<T>& chunk) {
-  ShortGradients<Call, VECS>(call).run(chunk);
+  ShortGradients<Call, VECS, ADDED>(call).run(chunk);
 }
