@@ -214,9 +214,10 @@ cdef int drive_with(Backward* call, double* room, int limit) noexcept nogil:
     cdef int status
     cdef Py_ssize_t rows = call.args.rows, cols = call.args.cols
     cdef Shape shape = Shape(0, 0, rows, cols, call.bytes, call.is_fresh)
-    # In place, what is written is in the cache already; and only arrays in one piece can go past it, without ds.
+    # In place, what is written is in the cache already; and only arrays in one piece can go past it.
     cdef bint may_stream = (
-        call.args.ds == NULL and call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy
+        call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy
+        and call.args.dx != call.args.ds
         and call.args.dx_stride == cols and call.args.x_stride == cols and call.args.dy_stride == cols
     )
     begin(&effort, tuning_backward(call), &shape, max(rows, cols // COLUMNS_PER_THREAD), limit, may_stream)

@@ -94,10 +94,10 @@ struct Backward {
     for (ptrdiff_t i = first, n; i < last; i += n) {
       n = waiting_cols(block_row, i, last);
       const SecondCols<T> to = second_cols<HOW>(room, chunk, block_row, i, n);
-      if (HOW == Stores::STREAMED && can_stream(call.dx(block_row) + i, n)) {
+      if (is_streamed(HOW) && can_stream(call.dx(block_row) + i, n)) {
         second_sweep<HOW>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       } else {
-        constexpr Stores cached = HOW == Stores::ADDED ? HOW : Stores::CACHED;
+        constexpr Stores cached = is_added(HOW) ? Stores::ADDED : Stores::CACHED;
         second_sweep<cached>(call, block_row, 0, rows, terms, to, i, n, nullptr);
       }
       add_block<Call>(chunk, rows, to, i, n);
@@ -157,8 +157,14 @@ struct Backward {
     short_gradients<SHORT_VECS, ADDED>(call, chunk);
   }
 
-  // With ds to add there is one way for all longer rows, so that it costs the others nothing and is compiled once. dx
-  // stays in the cache then, where it mostly is already, in the place of ds.
+  // With ds to add longer rows have ways of their own, so that it costs the others nothing: two of them.
+  void with_ds(const Chunk<T>& chunk) const {
+    if constexpr (CAN_STREAM<S> && HAS_ALL_WAYS<S>) {
+      if (may_stream(call) && has_whole_lines(call)) return sweep_chunk<Stores::ADDED_STREAMED>(chunk);
+    }
+    sweep_chunk<Stores::ADDED>(chunk);
+  }
+
   void run(const Chunk<T>& chunk) const {
     if constexpr (HAS_SHORT) {
       if (call.cols <= SHORT_VECS * LANES<T>) {
@@ -166,7 +172,7 @@ struct Backward {
       }
     }
     if constexpr (Call::DX) {
-      if (call.args.ds) return sweep_chunk<Stores::ADDED>(chunk);
+      if (call.args.ds) return with_ds(chunk);
     }
     if constexpr (Call::DX && CAN_STREAM<S>) {
       const bool fits = !IN_ONE<Stores::STREAMED> || call.in_one;

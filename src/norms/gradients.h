@@ -75,10 +75,12 @@ FLN_INLINE V gradients(const Row& row, bool is_first, V d, V dy, V weight, V& dw
   return fma(x_hat, row.minus_mean_gx, centered_g<Call>(row, dy, weight)) * row.rstd;
 }
 
-// How dx is stored: in the cache, with ds added to it or not, or past the cache.
-enum class Stores { CACHED, ADDED, STREAMED, STAGED };
+// How dx is stored: in the cache or past it, with ds added to it or not.
+enum class Stores { CACHED, ADDED, STREAMED, ADDED_STREAMED, STAGED };
 
-constexpr bool is_past_cache(Stores how) { return how == Stores::STREAMED || how == Stores::STAGED; }
+constexpr bool is_added(Stores how) { return how == Stores::ADDED || how == Stores::ADDED_STREAMED; }
+constexpr bool is_streamed(Stores how) { return how == Stores::STREAMED || how == Stores::ADDED_STREAMED; }
+constexpr bool is_past_cache(Stores how) { return is_streamed(how) || how == Stores::STAGED; }
 
 // What whole rows pass through.
 template <typename S, Stores HOW>
@@ -93,6 +95,10 @@ struct ExitOf<S, Stores::STREAMED> {
   using type = Seams<S>;
 };
 template <typename S>
+struct ExitOf<S, Stores::ADDED_STREAMED> {
+  using type = Seams<S>;
+};
+template <typename S>
 struct ExitOf<S, Stores::STAGED> {
   using type = Stage<S, 2 * WAITING_COLS<Computed<S>>>;
 };
@@ -101,7 +107,7 @@ using Exit = typename ExitOf<S, HOW>::type;
 
 template <Stores HOW, typename S>
 FLN_INLINE ptrdiff_t head_of(const S* to, ptrdiff_t n) {
-  return HOW == Stores::STAGED ? 0 : head_cols<HOW == Stores::STREAMED>(to, n);
+  return HOW == Stores::STAGED ? 0 : head_cols<is_streamed(HOW)>(to, n);
 }
 
 // The second sweep over ROWS rows, by registers that are pieces of virtual ones.
@@ -133,7 +139,7 @@ struct SecondSweep {
       dx[k] = gradients<Call>(rows[k], k == 0, d, dy[k], weight, dw, db);
     }
     // In T, before dx is rounded: in float and double that is the sum that NumPy would give of the two.
-    for (int k = 0; HOW == Stores::ADDED && k < ROWS; ++k) dx[k] = dx[k] + load_lanes<V, ALL>(ds[k] + i, n);
+    for (int k = 0; is_added(HOW) && k < ROWS; ++k) dx[k] = dx[k] + load_lanes<V, ALL>(ds[k] + i, n);
     if (Call::DWEIGHT) dw = to.dweight.template with<ADDS, ALL>(dw, to.now, i, n);
     if (Call::DBIAS) db = to.dbias.template with<ADDS, ALL>(db, to.now, i, n);
     if (Call::DX) {
@@ -168,7 +174,7 @@ struct SecondSweep {
     const S* ds_of_some[ROWS];
     for (int q = 0; q < ROWS; ++q) {
       some[q] = rows[q].from(i, places.at[q]);
-      if (HOW == Stores::ADDED) ds_of_some[q] = ds[q] + i;
+      if (is_added(HOW)) ds_of_some[q] = ds[q] + i;
     }
     write_lanes<false, false>(some, ds_of_some, to.from(i), 0, n);
   }
@@ -177,6 +183,7 @@ struct SecondSweep {
   FLN_INLINE void prefetch(ptrdiff_t i) const {
     for (int q = 0; q < ROWS; ++q) {
       prefetch_ahead(rows[q].dy + i, LINE_COLS<S>);
+      if (is_added(HOW)) prefetch_ahead(ds[q] + i, LINE_COLS<S>);
       if (!call.in_one) prefetch_ahead(rows[q].x + i, LINE_COLS<S>);
     }
   }
@@ -191,13 +198,13 @@ FLN_INLINE void sweep_rows(const Call& call, ptrdiff_t block_row, int r, const B
   SecondSweep<Call, ROWS, ADDS, HOW> sweep = {call, to, {}, {}};
   for (int q = 0; q < ROWS; ++q) {
     sweep.rows[q] = second_row<Piece<T>>(call, block_row, r + q, terms, i);
-    if constexpr (HOW == Stores::ADDED) sweep.ds[q] = call.ds(block_row + r + q) + i;
+    if constexpr (is_added(HOW)) sweep.ds[q] = call.ds(block_row + r + q) + i;
     if constexpr (HOW == Stores::STAGED) sweep.rows[q].dx = exit->room_for(sweep.rows[q].dx, n);
   }
   Seams<S>* seams = nullptr;
-  if constexpr (HOW == Stores::STREAMED) seams = exit;
+  if constexpr (is_streamed(HOW)) seams = exit;
   const ptrdiff_t head = head_of<HOW>(call.written(block_row + r, i), n);
-  sweep_columns<ROWS, is_past_cache(HOW), HOW == Stores::STREAMED>(sweep, sweep, head, n, seams);
+  sweep_columns<ROWS, is_past_cache(HOW), is_streamed(HOW)>(sweep, sweep, head, n, seams);
   if constexpr (HOW == Stores::STAGED) exit->flush();
 }
 
