@@ -5,8 +5,8 @@ pairs, in brackets their 25th and 75th percentile. Forward plus backward goes th
 
 Results are allocated in each call. Large ones glibc takes from the system and gives back, or keeps, as chance has it;
 the system clears them first, which takes longer than the norm and falls to one side or the other: of layer norm,
-4096x768, the quartiles of the ratio were 0.16 and 8.1. So glibc is told to keep what is freed, for both sides.
-`--default-allocator` leaves it as it is.
+4096x768, the quartiles of the ratio were 0.15 and 8.1. So glibc is told to keep what is freed, for both sides.
+`--default-allocator` leaves it as it is, and is needed where the C library is another one.
 """
 
 from __future__ import annotations

@@ -21,10 +21,12 @@ def loaded(script):
     module = importlib.util.module_from_spec(spec)
     sys.modules[script.stem] = module  # dataclasses look their module up there
     sys.path.insert(0, str(script.parent))
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(script.parent))
-    del sys.modules[script.stem]
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(script.parent))
+        del sys.modules[script.stem]
 
 
 def run_script(script, *args, **options):

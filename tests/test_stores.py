@@ -111,19 +111,20 @@ def test_what_a_call_took_is_not_said_of_the_shape_that_has_its_place():
 
 @pytest.mark.once_per_kernel
 def test_large_calls_are_tried_and_their_bits_are_the_same(operation, dtype):
-    rows, cols = stores.get_stream_bytes() // 4 // 500 // dtype.itemsize, 500
+    cols = 512 if "ds" in operation.arguments else 500  # with ds only rows of whole lines go past the cache
+    rows = stores.get_stream_bytes() // 4 // cols // dtype.itemsize
     arguments = operation.make("mean 10", rows, cols, dtype)
     large = sum(kind is Kind.ROWS for kind in (*operation.arguments.values(), *operation.results.values()))
     if operation.saved_by:
         direction = ADD_BACKWARD if "ds" in operation.arguments else BACKWARD
     else:
         direction = ADD_FORWARD if "residual" in operation.arguments else FORWARD
-    shape = (direction, 1, rows, cols, large * arguments["x"].nbytes)
+    shape = (direction, 1, rows, cols, large * arguments[operation.base].nbytes)
     with stores.stream_bytes(1 << 56):
         expected = operation(**arguments, num_threads=1)
     stores.forget()
     for call in range(1, 7):
         assert_all_same_bits(operation(**arguments, num_threads=1), expected)
         assert stores.calls_of(*shape) == call
-    operation.in_the_place_of("x", arguments, num_threads=1)  # in place there is nothing to try
+    operation.in_the_place_of(operation.base, arguments, num_threads=1)  # in place there is nothing to try
     assert stores.calls_of(*shape) == 6

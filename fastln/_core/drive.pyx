@@ -215,6 +215,7 @@ cdef int drive_with(Backward* call, double* room, int limit) noexcept nogil:
     cdef Py_ssize_t rows = call.args.rows, cols = call.args.cols
     cdef Shape shape = Shape(0, 0, rows, cols, call.bytes, call.is_fresh)
     # In place, what is written is in the cache already; and only arrays in one piece can go past it.
+    # With ds, wherever its rows are, that are whole lines of float32 and float64; of others both ways are one.
     cdef bint may_stream = (
         call.args.dx != NULL and call.args.dx != call.args.x and call.args.dx != call.args.dy
         and call.args.dx != call.args.ds

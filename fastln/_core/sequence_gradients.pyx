@@ -56,10 +56,10 @@ from fastln._core.threads cimport limit_of
 cnp.import_array()
 
 # Rows whose products are summed at once, in one chain of the kernels (DEPTH_BLOCK of cells/product.h); rows that are
-# multiplied by W_ih at once.
+# multiplied by W_ih at once, for dx.
 cdef enum:
     BLOCK_ROWS = 256
-    PROJECTED_ROWS = 48
+    DX_ROWS = 48
 
 
 cdef struct Gradients:
@@ -366,7 +366,7 @@ cdef void find_dx(const Gradients* call, char* dgx, int thread, int threads) noe
     cdef Step step = first_step(steps)
     while row < last:
         count = 0
-        while count < PROJECTED_ROWS and row < last:
+        while count < DX_ROWS and row < last:
             while row >= step.first + step.rows:
                 to_next_step(steps, &step)
             places[count] = row_of(call, dgx, row)

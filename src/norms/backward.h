@@ -184,9 +184,18 @@ struct Backward {
     sweep_chunk<Stores::CACHED>(chunk);
   }
 
+  void columns_with_ds(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
+    if constexpr (CAN_STREAM<S> && HAS_ALL_WAYS<S>) {
+      if (may_stream(call) && has_whole_lines(call)) {
+        return sweep_columns<Stores::ADDED_STREAMED>(chunk, first, last);
+      }
+    }
+    sweep_columns<Stores::ADDED>(chunk, first, last);
+  }
+
   void run_columns(const Chunk<T>& chunk, ptrdiff_t first, ptrdiff_t last) const {
     if constexpr (Call::DX) {
-      if (call.args.ds) return sweep_columns<Stores::ADDED>(chunk, first, last);
+      if (call.args.ds) return columns_with_ds(chunk, first, last);
     }
     if constexpr (Call::DX && CAN_STREAM<S> && !IN_ONE<Stores::STREAMED>) {
       if (may_stream(call) && has_whole_lines(call)) return sweep_columns<Stores::STREAMED>(chunk, first, last);

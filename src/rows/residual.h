@@ -2,7 +2,7 @@
 //
 // The sum is a result, and a sweep reads each of its numbers two or three times. So a source that adds as it loads
 // would add more than once, and be compiled for every norm. Instead a few rows are added, and normalized while they are
-// in L1.
+// in L1, or in L2 where results go past the cache.
 #pragma once
 
 #include "lines.h"
@@ -18,7 +18,8 @@
 // few: the hardware reads ahead by itself then, and the sums stay in L2. float32, one thread, of the time of 4 KiB,
 // sums past the cache as well and asking: 4096x256 0.62, 32768x128 0.63, 2048x1500 0.66, 2048x1024 0.68, 20000x300
 // 0.71, 4096x768 0.85, 2048x4096 0.89, 512x16384 0.93 (64 KiB 0.92 to 1.05 times as long as 128 KiB, 256 KiB 0.97
-// to 1.05; asking for the next lines as well 1.04 to 1.3).
+// to 1.05; asking for the next lines as well 1.04 to 1.3). But float64 10000x50 1.25, and 4096x256 on two threads 1.2.
+// L2 had 1 MiB.
 constexpr ptrdiff_t ADDED_BYTES = 8192, FAR_ADDED_BYTES = 4096, FAR_SUM_BYTES = 16 << 20;
 constexpr ptrdiff_t STREAMED_ADDED_BYTES = 131072;
 
@@ -69,9 +70,14 @@ struct Adding {
   FLN_INLINE bool is_staged() const {
     return args.stream && in_one_piece && is_short() && args.sum != args.x && args.sum != args.residual;
   }
+  // Whether y goes past the cache: of longer rows, as Forward does it.
+  FLN_INLINE bool are_results_streamed() const {
+    if (!CAN_STREAM<S> || is_short()) return false;
+    return args.stream && in_one_piece && can_stream(static_cast<const S*>(args.y), cols);
+  }
   FLN_INLINE bool is_short() const { return cols <= STEP<Computed<S>>; }
 
-  // Asks memory for as many bytes, from a row on, as are added together.
+  // Asks memory for FAR_ADDED_BYTES, from a row on.
   FLN_INLINE void ask_for(ptrdiff_t row) const {
     for (ptrdiff_t i = 0; i < FAR_ADDED_BYTES / static_cast<ptrdiff_t>(sizeof(S)); i += LINE_COLS<S>) {
       __builtin_prefetch(x(row) + i);
@@ -135,7 +141,7 @@ __attribute__((noinline)) void forward_of_sums(const fln_forward_args& args, For
   if constexpr (CAN_STREAM<S>) {
     if (adding.is_staged()) return forward_staged(adding, kernel, row, last);
   }
-  const bool is_streamed = args.stream && adding.in_one_piece && !adding.is_short();
+  const bool is_streamed = adding.are_results_streamed();
   const bool is_far = !is_streamed && adding.is_up_to_a_page() && 4 * adding.row_bytes() * (last - row) > FAR_SUM_BYTES;
   const ptrdiff_t step = adding.together(is_streamed ? STREAMED_ADDED_BYTES : is_far ? FAR_ADDED_BYTES : ADDED_BYTES);
   for (ptrdiff_t count; row < last; row += count) {

@@ -25,7 +25,7 @@ constexpr bool IS_WIDENED = sizeof(S) < sizeof(Computed<S>);
 
 // Whether every way through the rows is compiled that gains anything. Two more elements with all of them would make the
 // build take three times as long (AVX2 160 s of one core instead of 48); what is left out is for short rows, for the
-// gradients of rows that are not whole lines, and for parameters that are missing.
+// gradients of rows that are not whole lines or have ds added to them, and for parameters that are missing.
 template <typename S>
 constexpr bool HAS_ALL_WAYS = !IS_WIDENED<S>;
 

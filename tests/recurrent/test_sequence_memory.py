@@ -171,7 +171,7 @@ for call in (lambda: network(x), lambda: network.backward(y, state, saved)):
 
 
 @pytest.mark.skipif(not SEES_PEAKS, reason="reads what Linux says of a process")
-def test_room_that_python_does_not_see_is_given_back():
+def test_room_of_a_call_is_given_back():
     for line in output_of(ROOM, **MALLOC).splitlines():
         one, twenty = map(int, line.split())
         assert twenty < one + 2048  # KiB: the room is 0.5 MiB forward, 8 MiB backward
