@@ -29,6 +29,29 @@ def settings(min_parallel_bytes: int, stream_bytes: int | None) -> Iterator[None
         set_stream_bytes(before[1])
 
 
+@contextmanager
+def on_isa(isa: str) -> Iterator[None]:
+    """The instruction set, for a while."""
+    before = fastln.get_isa()
+    fastln.set_isa(isa)
+    try:
+        yield
+    finally:
+        fastln.set_isa(before)
+
+
+@contextmanager
+def refusal_of(names: str) -> Iterator[None]:
+    """What is within must raise an error that says in one line what is wrong with one of these, a pattern."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not re.fullmatch(rf"({names}) must .+, got .*", str(error)):
+            raise FindingError(f"the message is {error}") from None
+    else:
+        raise FindingError("no error")
+
+
 def as_tuple(result: Any) -> tuple[Any, ...]:
     """One result or several as a tuple."""
     return tuple(result) if isinstance(result, tuple) else (result,)
@@ -123,14 +146,8 @@ def run_wrong(case: Case, operation: Operation) -> None:
     """A call with a wrong argument says so, in one line that names it, and writes nothing."""
     value = case.arguments[case.wrong]
     before = value.tobytes() if isinstance(value, np.ndarray) else None
-    try:
-        with settings(case.min_parallel_bytes, case.stream_bytes):
-            operation.call(**case.arguments)
-    except (TypeError, ValueError) as error:
-        if not re.fullmatch(rf"{case.wrong} must .+, got .*", str(error)):
-            raise FindingError(f"the message is {error}") from None
-    else:
-        raise FindingError("no error")
+    with refusal_of(case.wrong), settings(case.min_parallel_bytes, case.stream_bytes):
+        operation.call(**case.arguments)
     if before is not None and value.tobytes() != before:
         raise FindingError("the wrong argument was written to")
     check_memory(case, {})
@@ -171,12 +188,5 @@ def with_nans_of(expected: Array, out: Array) -> Array:
 def run_case(case: Case) -> None:
     """Everything about a case; a FindingError if something is wrong."""
     operation = OPERATIONS[case.name]
-    before = fastln.get_isa()
-    fastln.set_isa(case.isa)
-    try:
-        if case.wrong:
-            run_wrong(case, operation)
-        else:
-            run_right(case, operation)
-    finally:
-        fastln.set_isa(before)
+    with on_isa(case.isa):
+        (run_wrong if case.wrong else run_right)(case, operation)
